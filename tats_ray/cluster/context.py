@@ -1,0 +1,54 @@
+"""RayContext: a Ray Train worker's link to its launcher."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from tats_ray.tracking.progress import ProgressState
+from tats_ray.training.context import DistributedContext
+
+
+@ray.remote(num_cpus=0)
+class ProgressBoard:
+    """Where rank 0 writes how far the run is and the driver reads it."""
+
+    def __init__(self) -> None:
+        self.state: ProgressState | None = None
+        self.failure: Exception | None = None
+
+    def write(self, state: ProgressState) -> None:
+        """Replace the state."""
+        self.state = state
+
+    def read(self) -> ProgressState | None:
+        """Return the last state; None before the first step."""
+        return self.state
+
+    def fail(self, error: Exception) -> None:
+        """Note an error that trying again would not mend."""
+        self.failure = error
+
+    def read_failure(self) -> Exception | None:
+        """Return what went wrong; None if nothing did."""
+        return self.failure
+
+
+class RayContext(DistributedContext):
+    """A worker of a TorchTrainer's group."""
+
+    def __init__(self, board: "ray.actor.ActorHandle") -> None:
+        super().__init__(ray.train.torch.get_device())
+        self._board = board
+
+    def progress(self, state: ProgressState) -> None:
+        """Write to the board without waiting for it."""
+        self._board.write.remote(state)
+
+    def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Tell Ray of the checkpoint, which already lies in its experiment folder; a barrier for all workers."""
+        checkpoint = Checkpoint.from_directory(str(folder)) if self.rank == 0 else None
+        ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)

@@ -1,0 +1,88 @@
+"""Ray Data: manifest rows in, each worker's decoded share of every step out; each stage is one call into tats_ray.data.
+
+Every worker streams its own rows, in its own order, cut from the seeded permutation of the manifest. Ray's own split
+gives no promise which rows a worker gets; here that is a function of seed and position, whatever the timing, and a
+restarted or resized group of workers goes on at the very position of its checkpoint.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from tats_ray.data.clips import ClipConfig
+from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_sample, make_share
+from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.order import samples_at
+
+BLOCKS_PER_STREAM = 2048
+"""One stream plans this many decode tasks ahead; the next stream starts when it ends, which costs about a second."""
+
+
+def ray_shares(
+    manifest: Manifest, spec: ShareSpec, *, clips_per_block: int, decode_cpus: float | None
+) -> Iterator[StepShare]:
+    """Yield this worker's share of every step.
+
+    Args:
+        manifest: The training videos.
+        spec: Which samples, and how they are cut into micro-batches.
+        clips_per_block: Clips that one decode task makes.
+        decode_cpus: CPUs that this worker's decode tasks may take together; None for all that are free.
+    """
+    steps_per_stream = max(1, BLOCKS_PER_STREAM * clips_per_block // spec.share)
+    for first in range(spec.steps.start, spec.steps.stop, steps_per_stream):
+        steps = range(first, min(first + steps_per_stream, spec.steps.stop))
+        part = ShareSpec(**{**vars(spec), "steps": steps})
+        yield from _stream(manifest, part, clips_per_block=clips_per_block, decode_cpus=decode_cpus)
+
+
+def _stream(
+    manifest: Manifest, spec: ShareSpec, *, clips_per_block: int, decode_cpus: float | None
+) -> Iterator[StepShare]:
+    positions = spec.positions()
+    rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
+    table = manifest.table.take(pa.array(rows)).append_column("position", pa.array(positions))
+    # Cut by hand: a Parquet reader makes one task of a small file, and a repartition is a barrier.
+    blocks = [table.slice(start, clips_per_block) for start in range(0, len(table), clips_per_block)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        decode_rows,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        fn_kwargs={"config": spec.clip.model_dump(), "seed": spec.seed},
+    )
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    if decode_cpus is not None:
+        options.resource_limits = options.resource_limits.copy(cpu=decode_cpus)
+    for batch in dataset.iter_batches(batch_size=spec.share, batch_format="numpy", prefetch_batches=2):
+        yield make_share(_samples(batch), spec)
+
+
+def decode_rows(table: pa.Table, *, config: dict, seed: int) -> dict[str, np.ndarray]:
+    """Decode one block of manifest rows; a clip that fails becomes a marked row, so that order and counts stay exact."""
+    clip = ClipConfig.model_validate(config)
+    samples = [_decode(row, clip, seed) for row in table.to_pylist()]
+    empty = np.zeros((clip.num_frames, clip.crop_size, clip.crop_size, 3), np.uint8)  # a column has one shape
+    return {
+        "position": np.array([sample.position for sample in samples], np.int64),
+        "path": np.array([sample.path for sample in samples], object),
+        "reason": np.array([sample.reason for sample in samples], object),
+        "failed": np.array([sample.video is None for sample in samples]),
+        "video": np.stack([empty if sample.video is None else sample.video for sample in samples]),
+    }
+
+
+def _decode(row: dict, config: ClipConfig, seed: int) -> Sample:
+    position = row.pop("position")
+    return load_sample(VideoRecord(**row), config, seed=seed, position=position)
+
+
+def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:
+    columns = (batch["position"].tolist(), batch["path"], batch["video"], batch["reason"], batch["failed"])
+    return [
+        Sample(position, str(path), None if failed else video, str(reason))
+        for position, path, video, reason, failed in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""A run's configuration: composed, read, changed by dotted path, written."""

@@ -1,0 +1,33 @@
+"""A run to YAML and back, without loss."""
+
+from pathlib import Path
+
+import yaml
+
+from tats_ray.config.overrides import ConfigError, validated
+from tats_ray.config.run import TrainRun
+
+
+def to_yaml(run: TrainRun) -> str:
+    """Return every setting of a run."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
+
+
+def read_run(path: Path) -> TrainRun:
+    """Read a run as :func:`to_yaml` wrote it; settings left out take their defaults.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds a wrong setting.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path} must hold settings by name, got {type(tree).__name__}")
+    try:
+        return validated(tree)
+    except ConfigError as error:
+        raise ConfigError(f"--config {path}: {error}") from error

@@ -1,0 +1,155 @@
+"""Dotted paths: the one way to name a knob, on the command line, in a file, in a sweep and in MLflow."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from tats_ray.config.run import TrainRun
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names the knob, shows the value, and says the way out."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting, as ``--help`` shows it."""
+
+    path: str
+    type: str
+    default: object
+    meaning: str
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``path=value``; the value is read as YAML, so ``null``, ``true``, ``[1, 2]`` and ``1e-3`` mean what they say.
+
+    Raises:
+        ConfigError: There is no ``=``, or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"an override must read path=value, got {text!r}; --help lists the paths")
+    try:
+        return path.strip(), yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {path} cannot be read, got {value!r}: quote it") from error
+
+
+def change(run: TrainRun, overrides: Iterable[tuple[str, Any]]) -> TrainRun:
+    """Return ``run`` with the knobs at the given dotted paths replaced.
+
+    A new ``kind`` replaces all settings of its slot by that kind's defaults; further settings of the slot then apply.
+
+    Raises:
+        ConfigError: An unknown path (with the nearest valid ones), or a value that breaks a rule.
+    """
+    tree = run.model_dump(mode="json")
+    known = {knob.path for knob in knobs(run)}
+    for path, value in sorted(overrides, key=lambda pair: not pair[0].endswith(".kind")):
+        if path not in known:
+            raise unknown_knob(path, known)
+        *parents, leaf = path.split(".")
+        node = tree
+        for name in parents:
+            node = node[name]
+        if leaf == "kind" and node["kind"] != value:
+            node.clear()
+        node[leaf] = value
+    return validated(tree)
+
+
+def validated(tree: Mapping[str, Any]) -> TrainRun:
+    """Turn a nested dict into a run.
+
+    Raises:
+        ConfigError: One line for each thing wrong.
+    """
+    try:
+        return TrainRun.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def unknown_knob(path: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a path that names nothing, with the nearest that do."""
+    known = sorted(known)
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+    near += [name for name in known if name.split(".")[-1] == path.split(".")[-1] and name not in near][:3]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return ConfigError(f"there is no knob {path!r}{hint} --help lists all")
+
+
+def knobs(model: BaseModel, prefix: str = "") -> Iterator[Knob]:
+    """Yield every setting of a run, and of every kind that a slot can hold."""
+    for name, info in type(model).model_fields.items():
+        yield from _field_knobs(f"{prefix}{name}", info, getattr(model, name))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as dotted paths to leaves."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _field_knobs(path: str, info: FieldInfo, value: object) -> Iterator[Knob]:
+    variants = [kind for kind in _members(info.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if not variants:
+        yield Knob(path, _type_name(info.annotation), value, info.description or "")
+    elif len(variants) == 1:
+        assert isinstance(value, BaseModel)
+        yield from knobs(value, f"{path}.")
+    else:
+        kinds = [kind.model_fields["kind"].default for kind in variants]
+        current = getattr(value, "kind", None)
+        yield Knob(f"{path}.kind", " | ".join(kinds), current, info.description or "")
+        for variant in variants:
+            shown = value if isinstance(value, variant) else variant()
+            for knob in knobs(shown, f"{path}."):
+                if not knob.path.endswith(".kind"):
+                    kind = variant.model_fields["kind"].default
+                    yield Knob(knob.path, knob.type, knob.default, f"[kind={kind}] {knob.meaning}")
+
+
+def _members(annotation: Any) -> Sequence[Any]:
+    if get_origin(annotation) is typing.Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is typing.Literal:
+        return " | ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) is typing.Annotated:
+        return _type_name(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join("null" if kind is type(None) else _type_name(kind) for kind in get_args(annotation))
+    if get_origin(annotation) is not None:
+        return str(annotation)
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _explain(item: Any) -> str:
+    kinds = {"random", "tube", "adamae", "tats"}
+    path = ".".join(str(part) for part in item["loc"] if part not in kinds)
+    if item["type"] == "extra_forbidden":
+        known = {knob.path for knob in knobs(TrainRun())}
+        if path in known:
+            return f"{path} belongs to another kind than the one chosen; set {path.rsplit('.', 1)[0]}.kind, or leave it out"
+        return str(unknown_knob(path, known))
+    message = item["msg"].removeprefix("Value error, ")
+    if not path or "got" in message:
+        return f"{path}: {message}" if path and path.split(".")[-1] not in message else message
+    return f"{path}: {message[0].lower()}{message[1:]}, got {item['input']!r}"

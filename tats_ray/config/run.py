@@ -1,0 +1,105 @@
+"""TrainRun: the configurations of all components composed into one run, and what follows from them."""
+
+import math
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tats_ray.data.clips import ClipConfig
+from tats_ray.geometry import TokenGrid
+from tats_ray.methods.build import MaskingConfig, ModelConfig, visible_rule
+from tats_ray.tracking.base import TrackingConfig
+from tats_ray.training.loop import TrainingConfig
+from tats_ray.training.optim import OptimConfig
+
+
+class DataConfig(ClipConfig):
+    """Which videos, and how clips are taken from them."""
+
+    manifest: str | None = None
+    """Manifest written by pipelines/index_videos.py; a run needs one."""
+    held_out: int = Field(64, ge=1)
+    """Videos never trained on, for validation; at most a fifth of all."""
+    max_failed_share: float = Field(0.05, ge=0, le=1)
+    """The run stops when more than this share of its clips could not be decoded; failed clips are left out and listed."""
+
+
+class ClusterConfig(BaseModel):
+    """How many processes, on what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    num_workers: int = Field(1, ge=0)
+    """Ray Train workers; 0 trains in this process without Ray."""
+    use_gpu: bool | None = None
+    """One GPU for each worker; null takes one when the machine or cluster has enough."""
+    cpus_per_worker: int = Field(1, ge=1)
+    """CPUs that each training worker reserves; decoding takes what is left."""
+    decode_cpus: int | None = Field(None, ge=1)
+    """CPUs that decoding may take over the whole cluster; null for all that are left."""
+    clips_per_block: int = Field(16, ge=1)
+    """Clips that one decode task makes."""
+    max_failures: int = Field(3, ge=0)
+    """Times that lost workers are replaced and the run goes on from its last checkpoint."""
+
+
+class TrainRun(BaseModel):
+    """A complete pre-training run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str = Field("tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Results lie under this name; an interrupted run of the same name is resumed."""
+    seed: int = Field(0, ge=0)
+    """Fixes initialisation, order of the clips, crops and draws."""
+    results: str | None = None
+    """Folder for checkpoints, pictures and the default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
+    init: str | None = None
+    """Folder of a checkpoint whose weights the run starts from: the autoencoder's, and the sampler's if of the same kind."""
+    data: DataConfig = DataConfig()
+    """Which videos, and how clips are taken from them."""
+    model: ModelConfig = ModelConfig()
+    """Shape of the autoencoder."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens the encoder sees."""
+    optim: OptimConfig = OptimConfig()
+    """How the autoencoder learns."""
+    training: TrainingConfig = TrainingConfig(epochs=800)
+    """Length, batch and cadences."""
+    cluster: ClusterConfig = ClusterConfig()
+    """How many processes, on what."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where the run is recorded."""
+
+    @property
+    def grid(self) -> TokenGrid:
+        """How a clip is cut into tokens."""
+        return TokenGrid.of(
+            num_frames=self.data.num_frames,
+            crop_size=self.data.crop_size,
+            tubelet_size=self.model.tubelet_size,
+            patch_size=self.model.patch_size,
+        )
+
+    def total_steps(self, num_samples: int) -> int:
+        """Return the global batches of the run, given the number of training samples."""
+        if self.training.steps is not None:
+            return self.training.steps
+        assert self.training.epochs is not None
+        return math.ceil(self.training.epochs * num_samples / self.training.global_batch)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        visible_rule(self.masking, self.grid)
+        if (self.training.epochs is None) == (self.training.steps is None):
+            raise ValueError(
+                f"exactly one of training.epochs and training.steps must be given, got epochs={self.training.epochs} and "
+                f"steps={self.training.steps}; set the other to null"
+            )
+        workers = max(1, self.cluster.num_workers)
+        if self.training.global_batch % workers:
+            raise ValueError(
+                f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} and "
+                f"{workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
+            )
+        return self

@@ -1,0 +1,98 @@
+"""One worker's share of each step, without Ray: decoded by threads, in order, a bounded number of steps ahead."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tats_ray.data.clips import ClipBatch, ClipConfig, load_clip
+from tats_ray.data.decode import DecodeError
+from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.order import samples_at, share_positions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded clip, or why there is none."""
+
+    position: int
+    path: str
+    video: np.ndarray | None  # uint8 [frames, height, width, 3]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """What one worker trains on in one step."""
+
+    batches: Sequence[ClipBatch]
+    failures: Sequence[tuple[str, str]]  # path and reason of the clips that are missing
+
+
+@dataclass(frozen=True)
+class ShareSpec:
+    """Which samples a worker gets, and how they are cut into micro-batches."""
+
+    clip: ClipConfig
+    seed: int
+    steps: range
+    global_batch: int
+    micro_batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def share(self) -> int:
+        """Clips of one worker in one step."""
+        return self.global_batch // self.world_size
+
+    def positions(self) -> np.ndarray:
+        """Positions of this worker over all steps, in order."""
+        return share_positions(self.steps, global_batch=self.global_batch, rank=self.rank, world_size=self.world_size)
+
+
+def load_sample(record: VideoRecord, config: ClipConfig, *, seed: int, position: int) -> Sample:
+    """Decode the clip at ``position``: start, crop and flip are a function of seed and position alone."""
+    try:
+        clip = load_clip(record, config, np.random.default_rng([seed, position]))
+    except DecodeError as error:
+        return Sample(position, record.path, None, error.reason)
+    return Sample(position, record.path, clip.video)
+
+
+def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
+    """Put one step's samples into micro-batches; clips that failed leave their rows empty."""
+    batches = []
+    for start in range(0, len(samples), spec.micro_batch):
+        part = [sample for sample in samples[start : start + spec.micro_batch] if sample.video is not None]
+        size, frames = spec.clip.crop_size, spec.clip.num_frames
+        video = np.stack([s.video for s in part]) if part else np.zeros((0, frames, size, size, 3), np.uint8)
+        rows = torch.tensor([sample.position % spec.global_batch for sample in part], dtype=torch.int64)
+        batches.append(ClipBatch(video=torch.from_numpy(video), row=rows))
+    return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
+
+
+def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_ahead: int = 4) -> Iterator[StepShare]:
+    """Yield each step's share; decoding runs in ``threads`` threads, ``steps_ahead`` steps ahead."""
+    positions = spec.positions()
+    rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    waiting: deque[Future[Sample]] = deque()
+    todo = zip(positions.tolist(), rows.tolist(), strict=True)
+
+    def fill() -> None:
+        for position, row in todo:
+            record = manifest.record(row)
+            waiting.append(pool.submit(load_sample, record, spec.clip, seed=spec.seed, position=position))
+            if len(waiting) >= spec.share * (steps_ahead + 1):
+                return
+
+    try:
+        for _ in spec.steps:
+            fill()
+            yield make_share([waiting.popleft().result() for _ in range(spec.share)], spec)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,279 @@
+"""The driver: claims a folder for a run, opens its record, has it executed, and ends both with the truth.
+
+``<results>/<name>/<number>/``
+    ``run.yaml``       every setting
+    ``status.json``    RUNNING, FINISHED, FAILED or KILLED, the process, the MLflow run
+    ``checkpoints/``, ``pictures/``, ``summary.json``, ``error.log``
+"""
+
+import json
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tats_ray.config.files import read_run, to_yaml
+from tats_ray.config.overrides import ConfigError, flatten
+from tats_ray.config.run import TrainRun
+from tats_ray.data.manifest import Manifest, ManifestError
+from tats_ray.data.order import split_held_out
+from tats_ray.tracking.base import RunHandle, TrackingError
+from tats_ray.tracking.mlflow import DatasetRecord, end_run, open_run
+from tats_ray.tracking.uri import resolve_uri
+from tats_ray.training.loop import DataLossError
+from tats_ray.training.state import CheckpointError, latest_checkpoint, verify_checkpoint
+from tats_ray.training.stepper import NotFiniteError
+from tats_ray.worker import SUMMARY, Launch
+
+RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+"""Errors whose message is all that a user needs."""
+
+FREE_TO_CHANGE = ("cluster.", "tracking.", "results", "training.keep_checkpoints", "data.max_failed_share")
+"""Settings that may differ when a run is resumed: they do not change what is learnt."""
+
+
+PASSED_ON = ("MLFLOW_", "AWS_")
+"""Environment variables that reach the workers: addresses and credentials of the run's record."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class RunFailedError(Exception):
+    """A run failed; the message is fit to be shown without a traceback."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    launch: Launch
+    summary: dict[str, float]
+    resumed_from: Path | None
+
+
+def conduct(
+    run: TrainRun,
+    execute: Callable[[Launch], None],
+    *,
+    fresh: bool = False,
+    parent_run_id: str | None = None,
+) -> Outcome:
+    """Execute a run to its end, resuming an interrupted one of the same name.
+
+    Args:
+        run: The resolved run.
+        execute: Trains, in this process or on a cluster.
+        fresh: Start anew even if there is something to resume.
+        parent_run_id: MLflow run of the sweep it belongs to.
+
+    Raises:
+        RunFailedError: It cannot start, or failed; everything is recorded.
+        KeyboardInterrupt, Terminated: It was interrupted; recorded as KILLED.
+    """
+    try:
+        run, manifest = prepare(run)
+        folder, resumed_from = claim(run, manifest, fresh=fresh)
+        handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
+    except (*RUN_ERRORS, ValueError) as error:
+        raise RunFailedError(str(error)) from error
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
+    status = "FAILED"
+    try:
+        with _terminable():
+            execute(launch)
+        status = "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        raise RunFailedError(_record_failure(folder, error)) from error
+    finally:
+        write_status(folder, status, handle)
+        end_run(handle, status=status)
+    return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
+
+
+def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
+    """Make every path absolute, and check all that can be checked before anything starts.
+
+    Raises:
+        ConfigError, ManifestError, CheckpointError, ValueError: With the setting and the way out.
+    """
+    if run.data.manifest is None:
+        raise ConfigError(
+            "data.manifest is not set; index your videos first: python pipelines/index_videos.py FOLDER --out "
+            "manifest.parquet, then add data.manifest=manifest.parquet"
+        )
+    results = run.results or os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
+    data = run.data.model_copy(update={"manifest": absolute(run.data.manifest, "data.manifest")})
+    init = None if run.init is None else absolute(run.init, "init")
+    run = run.model_copy(update={"data": data, "results": absolute(results, "results"), "init": init})
+    assert data.manifest is not None
+    manifest = Manifest.read(data.manifest)
+    rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
+    run.total_steps(len(rows))
+    longest = max(manifest.table.column("num_frames").to_pylist())
+    span = (data.num_frames - 1) * data.frame_stride + 1
+    if longest < span:
+        raise ConfigError(
+            f"a clip of data.num_frames={data.num_frames} at data.frame_stride={data.frame_stride} spans {span} frames, "
+            f"longer than every video of {data.manifest} (longest: {longest} frames); lower one of the two"
+        )
+    if init is not None:
+        verify_checkpoint(Path(init))
+    return run, manifest
+
+
+def absolute(path: str, knob: str) -> str:
+    """Return an absolute path; a relative one counts from the current directory, which a Ray job does not keep.
+
+    Raises:
+        ConfigError: The path is relative inside a Ray job.
+    """
+    expanded = Path(path).expanduser()
+    if not expanded.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise ConfigError(
+            f"{knob} must be an absolute path in a Ray job, got {path!r}: the job runs in a copy of the working directory "
+            f"that is removed with it"
+        )
+    return str(expanded.absolute())
+
+
+def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
+    """Return the folder of the run, and the checkpoint it is resumed from.
+
+    An unfinished run of the same name with a checkpoint is resumed; otherwise the next number is taken.
+
+    Raises:
+        ConfigError: The unfinished run is still running, or was started with other settings or videos.
+        CheckpointError: Its checkpoint is damaged.
+    """
+    assert run.results is not None
+    root = Path(run.results) / run.name
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
+    numbers = sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+    if numbers:
+        newest = root / f"{numbers[-1]:04d}"
+        status = read_status(newest)
+        if status.get("status") == "RUNNING":
+            _check_abandoned(newest, status)
+        checkpoint = latest_checkpoint(newest / "checkpoints")
+        if status.get("status") != "FINISHED" and checkpoint is not None and not fresh:
+            _check_same(run, newest, status, manifest)
+            verify_checkpoint(checkpoint)
+            return newest, checkpoint
+        if status.get("status") == "RUNNING":  # given up: it ends here, as what it was
+            uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
+            handle = RunHandle(uri=uri, run_id=status["mlflow_run_id"], experiment_id="")
+            write_status(newest, "KILLED", handle)
+            end_run(handle, status="KILLED")
+    folder = root / f"{(numbers[-1] if numbers else 0) + 1:04d}"
+    folder.mkdir()
+    (folder / "run.yaml").write_text(to_yaml(run))
+    return folder, None
+
+
+def read_status(folder: Path) -> dict:
+    """Return what ``status.json`` says; empty when there is none."""
+    path = folder / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash: str | None = None) -> None:
+    """Replace ``status.json``."""
+    content = read_status(folder) | {
+        "status": status,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "mlflow_run_id": handle.run_id,
+    }
+    if manifest_hash is not None:
+        content["manifest_hash"] = manifest_hash
+    partial = folder / ".status.json"
+    partial.write_text(json.dumps(content, indent=2))
+    partial.replace(folder / "status.json")
+
+
+def _open(
+    run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None
+) -> RunHandle:
+    assert run.results is not None
+    assert run.data.manifest is not None
+    tracking = run.tracking
+    if tracking.run_name is None:
+        tracking = tracking.model_copy(update={"run_name": f"{run.name}-{folder.name}"})
+    handle = open_run(
+        tracking,
+        results_root=Path(run.results),
+        params=run.model_dump(mode="json"),
+        dataset=DatasetRecord(name=Path(run.data.manifest).stem, digest=manifest.hash, source=run.data.manifest),
+        run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
+        parent_run_id=parent_run_id,
+        tags={"tats.folder": str(folder), "tats.visible": run.masking.visible.kind},
+    )
+    write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
+    return handle
+
+
+def _check_abandoned(folder: Path, status: dict) -> None:
+    if status["host"] != socket.gethostname() or status["pid"] == os.getpid():
+        return
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        pass
+    raise ConfigError(
+        f"run {folder} is being trained by process {status['pid']} now; wait for it, stop it, or give this run another name="
+    )
+
+
+def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
+    before = flatten(read_run(folder / "run.yaml").model_dump(mode="json"))
+    now = flatten(run.model_dump(mode="json"))
+    changed = [
+        f"{path} was {before.get(path)!r}, is {now.get(path)!r}"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path) and not path.startswith(FREE_TO_CHANGE)
+    ]
+    if status.get("manifest_hash") not in (None, manifest.hash):
+        changed.append(f"the content of {run.data.manifest} has changed")
+    if changed:
+        raise ConfigError(
+            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume it, "
+            f"start anew with --fresh, or give this run another name="
+        )
+
+
+def _record_failure(folder: Path, error: BaseException) -> str:
+    """Write the traceback to a file; return the one message for the user."""
+    (folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    if isinstance(error, RUN_ERRORS):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''} (the traceback is in {folder / 'error.log'})"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that what was begun is ended properly."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

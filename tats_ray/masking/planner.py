@@ -1,0 +1,120 @@
+"""MaskPlanner: the visible rule first, then the targets with sight of it, composed into a MaskPlan.
+
+A visible rule is a function of the scores (None when the rule has no scorer, or while its policy is off) and the clocks.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tats_ray.geometry import TokenGrid
+from tats_ray.masking.draws import Scores, draw_visible, uniform_log_prob
+from tats_ray.masking.fixed import random_tokens, random_tubes
+from tats_ray.masking.plan import Draw, MaskPlan, hidden_tokens
+
+ROUNDING = 1e-9
+"""Added before rounding down, so that 0.9 of 1,000 tokens leaves 100 and not 99."""
+
+
+class VisibleRule(Protocol):
+    """Chooses the visible tokens of a batch."""
+
+    count: int
+
+    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+        """Return visible tokens ``[batch, count]`` in any order, and how a policy drew them."""
+        ...
+
+
+class RandomRule:
+    """``count`` tokens, uniformly."""
+
+    def __init__(self, grid: TokenGrid, mask_ratio: float) -> None:
+        self.count = visible_count(grid, mask_ratio)
+
+    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+        """Choose without looking at the clip."""
+        return random_tokens(clocks, count=self.count), None
+
+
+class TubeRule:
+    """The same sites in every slot; their number is rounded for a slot, so ``count`` differs a little from random's."""
+
+    def __init__(self, grid: TokenGrid, mask_ratio: float) -> None:
+        self.grid = grid
+        self.sites = visible_sites(grid, mask_ratio)
+        self.count = self.sites * grid.time
+
+    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+        """Choose without looking at the clip."""
+        return random_tubes(clocks, sites=self.sites, grid=self.grid), None
+
+
+class PolicyRule:
+    """``count`` tokens drawn from a scorer's policy; uniformly while there are no scores."""
+
+    def __init__(self, grid: TokenGrid, mask_ratio: float) -> None:
+        self.num_tokens = grid.num_tokens
+        self.count = visible_count(grid, mask_ratio)
+
+    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+        """Draw without replacement."""
+        if scores is None:
+            log_prob = uniform_log_prob(clocks.shape[0], self.num_tokens, clocks.device)
+        else:
+            log_prob = scores.log_prob
+        draw = draw_visible(log_prob, clocks, count=self.count)
+        return draw.order, draw
+
+
+class MaskPlanner:
+    """Plans both index sets of a batch; every hidden token is a target."""
+
+    def __init__(self, rule: VisibleRule, grid: TokenGrid) -> None:
+        self.rule = rule
+        self.grid = grid
+
+    def plan(self, scores: Scores | None, clocks: Tensor) -> MaskPlan:
+        """Choose the visible tokens, then all others as targets.
+
+        Args:
+            scores: Of this batch, or None.
+            clocks: ``[batch, tokens]``, unit-rate exponential noise.
+        """
+        chosen, draw = self.rule.choose(scores, clocks)
+        visible_idx = chosen.sort(dim=1).values
+        target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
+        weight = torch.ones(target_idx.shape, device=target_idx.device)
+        return MaskPlan(visible_idx=visible_idx, target_idx=target_idx, target_weight=weight, draw=draw)
+
+
+def visible_count(grid: TokenGrid, mask_ratio: float) -> int:
+    """Return how many tokens of a clip stay visible, ``int(N (1 - mask_ratio))`` as AdaMAE counts.
+
+    Raises:
+        ValueError: No token would be visible, or none hidden.
+    """
+    tokens = grid.num_tokens
+    visible = math.floor(tokens * (1 - mask_ratio) + ROUNDING)
+    return _checked(visible, tokens, mask_ratio, "tokens")
+
+
+def visible_sites(grid: TokenGrid, mask_ratio: float) -> int:
+    """Return how many sites of a slot stay visible, ``S - int(S mask_ratio)`` as VideoMAE counts.
+
+    Raises:
+        ValueError: No site would be visible, or none hidden.
+    """
+    sites = grid.slot_tokens
+    return _checked(sites - math.floor(sites * mask_ratio + ROUNDING), sites, mask_ratio, "sites of a time slot")
+
+
+def _checked(visible: int, of: int, mask_ratio: float, what: str) -> int:
+    if not 0 < visible < of:
+        raise ValueError(
+            f"masking.mask_ratio must leave both visible and hidden {what}, got {mask_ratio}, which leaves {visible} of "
+            f"{of} visible; choose a value from {1 / of:.4g} to {1 - 1 / of:.4g}"
+        )
+    return visible

@@ -1,0 +1,1 @@
+"""A method: modules and the order of one training step."""

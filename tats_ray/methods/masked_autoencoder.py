@@ -1,0 +1,201 @@
+"""The masked autoencoder with its four slots joined: visible rule, targets, prediction target, sampler update.
+
+VideoMAE (Tong et al. 2022, arXiv 2203.12602) when the rule is fixed; AdaMAE and TATS when it is learned.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tats_ray.data.clips import ClipBatch
+from tats_ray.geometry import TokenGrid
+from tats_ray.masking.draws import Scores, exponential_clocks
+from tats_ray.masking.fixed import random_tokens
+from tats_ray.masking.motion import frame_difference, lift
+from tats_ray.masking.plan import MaskPlan, hidden_tokens
+from tats_ray.masking.planner import MaskPlanner
+from tats_ray.methods.averages import Averages
+from tats_ray.methods.base import HeldOut, Snapshot, Stepper
+from tats_ray.methods.reconstruction import token_error, weighted_mean
+from tats_ray.methods.sampler_updates import SamplerUpdate
+from tats_ray.nn.decoder import MaskedDecoder
+from tats_ray.nn.encoder import VideoEncoder
+from tats_ray.nn.patches import denormalize, normalized_patches, patchify, take_tokens, unpatchify
+
+GREY, CONTRAST = 0.5, 0.2
+"""Where normalised predictions are put for the eye: mean and standard deviation in pixel units of [0, 1]."""
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; predicts the target tokens' normalised patches from the visible ones."""
+
+    def __init__(self, encoder: VideoEncoder, decoder: MaskedDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, patches: Tensor, visible_idx: Tensor, target_idx: Tensor) -> Tensor:
+        """Return predictions ``[batch, target, pixels]`` for uint8 ``patches`` ``[batch, tokens, pixels]``."""
+        return self.decoder(self.encoder(patches, visible_idx), visible_idx, target_idx)
+
+
+class MaskedAutoencoding:
+    """One training step of everything that is pre-trained here; see :class:`tats_ray.methods.base.Method`."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        planner: MaskPlanner,
+        update: SamplerUpdate,
+        *,
+        grid: TokenGrid,
+        global_batch: int,
+        seed: int,
+    ) -> None:
+        self.autoencoder = autoencoder
+        self.predict: Callable[[Tensor, Tensor, Tensor], Tensor] = autoencoder
+        self.planner = planner
+        self.update = update
+        self.grid = grid
+        self.global_batch = global_batch
+        self.seed = seed
+
+    def compile(self) -> None:
+        """Compile the autoencoder's passes; its parameters and their names stay as they are."""
+        self.predict = torch.compile(self.autoencoder)
+
+    @property
+    def stage(self) -> str:
+        """Stage of the sampler."""
+        return self.update.stage
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no rollout waits for an update."""
+        return self.update.at_rest
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The autoencoder, and a scorer under the name of its kind."""
+        scorer = self.update.scorer
+        return {"autoencoder": self.autoencoder} | ({} if scorer is None else {self.update.kind: scorer})
+
+    def trainables(self) -> Mapping[str, nn.Module]:
+        """The autoencoder, with the scorer in it when both share one loss, and the sampler when it learns apart."""
+        scorer = self.update.scorer
+        if scorer is None:
+            return {"autoencoder": self.autoencoder}
+        if self.update.stage == "joint":
+            return {"autoencoder": nn.ModuleDict({"autoencoder": self.autoencoder, "scorer": scorer})}
+        return {"autoencoder": self.autoencoder, "sampler": scorer}
+
+    def train_step(self, batches: Sequence[ClipBatch], *, step: int, stepper: Stepper, averages: Averages) -> None:
+        """Draw, reconstruct, learn; then let the sampler learn from the errors."""
+        clips = 0
+        for batch in batches:
+            if len(batch) == 0:  # every clip of this share failed to decode
+                continue
+            shape = (self.global_batch, self.grid.num_tokens)
+            clocks = exponential_clocks(shape, seed=self.seed, step=step, device=batch.video.device)[batch.row]
+            patches = patchify(batch.video, self.grid)
+            with stepper.autocast():
+                scores = self.update.score(patches)
+                plan = self.planner.plan(scores, clocks)
+                prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
+            error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+            loss = weighted_mean(error, plan.target_weight)
+            joint = self.update.joint_loss(plan, scores, error)
+            stepper.accumulate("autoencoder", (loss if joint is None else loss + joint).sum())
+            self.update.collect(patches, plan, scores, error.detach())
+            averages.add("reconstruction/loss", loss)
+            averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
+            clips += len(batch)
+        stepper.step("autoencoder", clips=clips)
+        self.update.improve(stepper, averages)
+
+    @torch.no_grad()
+    def validate(self, held_out: HeldOut, *, averages: Averages) -> None:
+        """Measure the error on common random masks, and what the sampler would do."""
+        video = held_out.batch.video
+        patches = patchify(video, self.grid)
+        plan = self._random_plan(held_out.clocks)
+        prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
+        error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+        averages.add("validation/random_mask_error", error.mean(1))
+        relative = error / error.mean(1, keepdim=True)
+        averages.add("validation/error_spread", relative.std(1))
+        scores = self.scores(patches)
+        if scores is None:
+            return
+        if scores.value is not None:
+            gap = scores.value.gather(1, plan.target_idx) - relative
+            averages.add("validation/critic_error", gap.square().mean(1))
+            averages.add("validation/error_variance", (relative - 1).square().mean(1))
+        probability = scores.log_prob.exp()
+        amounts = {"motion": frame_difference(video, self.grid), **held_out.truth}
+        for name, amount in amounts.items():
+            known = amount.sum(1) > 0
+            averages.add(f"sampler/{name}_lift", lift(probability[known], amount[known]))
+
+    def scores(self, patches: Tensor) -> Scores | None:
+        """Return the sampler's scores whatever its stage; None for a fixed rule."""
+        match self.update.scorer:
+            case None:
+                return None
+            case _ if self.update.stage == "joint":
+                return self.update.score(patches)
+            case scorer:
+                return scorer(patches)
+
+    def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
+        """Let the sampler switch its stages."""
+        return self.update.after_validation(measured, step=step)
+
+    @torch.no_grad()
+    def snapshot(self, held_out: HeldOut) -> Snapshot:
+        """Return the first held-out clip, its random and its drawn tokens, and its reconstruction."""
+        video = held_out.batch.video[:1]
+        clocks = held_out.clocks[:1]
+        patches = patchify(video, self.grid)
+        scores = self.scores(patches)
+        plan = self.planner.plan(scores, clocks)
+        prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
+        target = take_tokens(patches, plan.target_idx)
+        alone = torch.zeros(patches.shape, device=patches.device)
+        restored = patches.float() / 255
+        where = plan.target_idx[:, :, None].expand_as(prediction)
+        alone.scatter_(1, where, GREY + CONTRAST * prediction)
+        restored.scatter_(1, where, denormalize(prediction, target))
+        return Snapshot(
+            video=video[0].cpu().numpy(),
+            grid=self.grid,
+            random_idx=self._random_plan(clocks).visible_idx[0].cpu().numpy(),
+            visible_idx=plan.visible_idx[0].cpu().numpy(),
+            probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
+            prediction=_picture(alone, self.grid),
+            restored=_picture(restored, self.grid),
+        )
+
+    def state_dict(self) -> dict[str, object]:
+        """State of the sampler's update beside its parameters."""
+        return self.update.state_dict()
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.update.load_state_dict(state)
+
+    def _random_plan(self, clocks: Tensor) -> MaskPlan:
+        visible_idx = random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values
+        target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
+        return MaskPlan(visible_idx, target_idx, torch.ones(target_idx.shape, device=target_idx.device))
+
+
+def site_coverage(visible_idx: Tensor, grid: TokenGrid) -> Tensor:
+    """Return the share of sites that are visible in at least one time slot, ``[batch]``."""
+    sites = torch.zeros(visible_idx.shape[0], grid.slot_tokens, device=visible_idx.device)
+    return sites.scatter_(1, visible_idx % grid.slot_tokens, 1.0).mean(1)
+
+
+def _picture(patches: Tensor, grid: TokenGrid):
+    pixels = (patches.clamp(0, 1) * 255).round().to(torch.uint8)
+    return unpatchify(pixels, grid)[0].cpu().numpy()

@@ -1,0 +1,13 @@
+"""Error of each predicted token: the loss, and the raw material of every sampler's reward."""
+
+from torch import Tensor
+
+
+def token_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of each token, ``[batch, target]`` float32, for ``[batch, target, pixels]`` inputs."""
+    return (prediction.float() - target).square().mean(-1)
+
+
+def weighted_mean(error: Tensor, weight: Tensor) -> Tensor:
+    """Return each clip's mean error over the targets that count, ``[batch]``."""
+    return (error * weight).sum(1) / weight.sum(1)

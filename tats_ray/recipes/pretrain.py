@@ -1,0 +1,105 @@
+"""Pre-training recipes: each docstring states what it is for and what it needs; the numbers are its experiment."""
+
+import difflib
+from collections.abc import Callable
+
+from tats_ray.config.overrides import ConfigError
+from tats_ray.config.run import ClusterConfig, DataConfig, TrainRun
+from tats_ray.masking.adamae import AdaMAEConfig
+from tats_ray.masking.fixed import TubeConfig
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.methods.build import MaskingConfig, ModelConfig
+from tats_ray.nn.decoder import DecoderConfig
+from tats_ray.nn.encoder import EncoderConfig, Size
+from tats_ray.tracking.base import TrackingConfig
+from tats_ray.training.loop import TrainingConfig
+from tats_ray.training.optim import OptimConfig
+
+
+def tiny() -> TrainRun:
+    """TATS at a size for two laptop cores: 16 frames of 48 pixels, 288 tokens, minutes on synthetic video."""
+    return TrainRun(
+        name="tiny",
+        data=DataConfig(num_frames=16, frame_stride=1, crop_size=48, held_out=32, flip=True),
+        model=ModelConfig(encoder=EncoderConfig.of_size("tiny"), decoder=DecoderConfig.of_size("tiny"), patch_size=8),
+        masking=MaskingConfig(mask_ratio=0.9, visible=TATSConfig(embed_dim=32, num_heads=2)),
+        optim=OptimConfig(base_learning_rate=2e-2, base_min_learning_rate=2e-3),
+        training=TrainingConfig(
+            steps=500,
+            global_batch=16,
+            micro_batch=16,
+            precision="fp32",
+            validate_every=25,
+            picture_every=250,
+            checkpoint_every=100,
+        ),
+        cluster=ClusterConfig(cpus_per_worker=1, clips_per_block=16),
+        tracking=TrackingConfig(log_every=10),
+    )
+
+
+def videomae_base() -> TrainRun:
+    """VideoMAE's recipe, ViT-B, 16 x 224^2, tube masking at 0.9, 800 epochs (Tong et al. 2022); several GPUs, days."""
+    return TrainRun(
+        name="videomae-base",
+        model=_vit("base"),
+        masking=MaskingConfig(mask_ratio=0.9, visible=TubeConfig()),
+        training=TrainingConfig(epochs=800, global_batch=1024, micro_batch=64),
+    )
+
+
+def adamae_base() -> TrainRun:
+    """AdaMAE's recipe, ViT-B, 16 x 224^2, ratio 0.95, 800 epochs (Bandara et al. 2023); several GPUs, days."""
+    return TrainRun(
+        name="adamae-base",
+        model=_vit("base"),
+        masking=MaskingConfig(mask_ratio=0.95, visible=AdaMAEConfig()),
+        training=TrainingConfig(epochs=800, global_batch=2048, micro_batch=32),
+    )
+
+
+def tats_base() -> TrainRun:
+    """TATS, ViT-B, 16 x 224^2, ratio 0.9, VideoMAE's optimisation (Rai et al. 2025); several GPUs, days."""
+    return TrainRun(
+        name="tats-base",
+        model=_vit("base"),
+        masking=MaskingConfig(mask_ratio=0.9, visible=TATSConfig()),
+        training=TrainingConfig(epochs=800, global_batch=1024, micro_batch=32),
+    )
+
+
+def tats_small() -> TrainRun:
+    """TATS, ViT-S, 16 x 112^2 in patches of 8 pixels (1,568 tokens), 400 epochs; one GPU, hours on small data sets."""
+    return TrainRun(
+        name="tats-small",
+        data=DataConfig(crop_size=112, frame_stride=2),
+        model=_vit("small").model_copy(update={"patch_size": 8}),
+        masking=MaskingConfig(mask_ratio=0.9, visible=TATSConfig()),
+        training=TrainingConfig(epochs=400, global_batch=256, micro_batch=64),
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainRun]] = {
+    "tiny": tiny,
+    "tats-small": tats_small,
+    "tats-base": tats_base,
+    "videomae-base": videomae_base,
+    "adamae-base": adamae_base,
+}
+
+
+def recipe(name: str) -> TrainRun:
+    """Return the run that goes by a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def _vit(size: Size) -> ModelConfig:
+    return ModelConfig(encoder=EncoderConfig.of_size(size), decoder=DecoderConfig.of_size(size))

@@ -1,0 +1,1 @@
+"""Reward into gradient: tensors only, no video."""

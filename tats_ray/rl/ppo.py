@@ -1,0 +1,105 @@
+"""The sampler's PPO objective: clipped surrogate over all tokens, entropy temperature, per-token critic.
+
+``L = - sum_i p_old,i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i) - tau H(p) + c_v sum_dec w (V - e)^2 / sum_dec w``
+with ``r = p / p_old``: Eq. 7 of Schulman et al. 2017 (arXiv 1707.06347), its expectation taken exactly over the tokens
+instead of over sampled actions. Its stationary point is ``p_i ~ exp(q_i / tau)``, q being the error of a withheld token
+in units of its clip's mean error.
+"""
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from tats_ray.rl.rollout import Rollout
+
+
+class PPOConfig(BaseModel):
+    """How the sampler learns from its rollouts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    rollout_steps: int = Field(4, ge=1)
+    """Training steps gathered before the sampler is updated."""
+    update_epochs: int = Field(3, ge=1)
+    """Passes over the gathered rollouts; with 1 pass over 1 step the ratio is always 1 and the clip has no effect."""
+    clip_eps: float = Field(0.2, gt=0, lt=1)
+    """Half width of the interval to which the probability ratio is clipped."""
+    temperature: float = Field(1.0, ge=0.02, le=10)
+    """Entropy weight tau, in units of a clip's mean error: lower prefers hard tokens more strongly."""
+    target_nats: float | None = Field(None, gt=0, lt=2)
+    """Adapt the temperature until the policy is this many nats from uniform (.05 mild, .15 strong); null keeps it."""
+    value_coef: float = Field(0.5, ge=0)
+    """Weight of the critic's squared error."""
+    target_kl: float = Field(0.03, gt=0)
+    """An update stops when the new policy is further than this from the one that drew, in nats."""
+    learning_rate: float = Field(1.5e-3, gt=0)
+    """Of the sampler's own AdamW; constant. At large sizes choose it so that ppo/approx_kl is .004 to .008."""
+    max_grad_norm: float = Field(0.5, gt=0)
+    """The sampler's gradient is scaled down to this norm."""
+
+
+def entropy(log_prob: Tensor) -> Tensor:
+    """Return each clip's entropy in nats, ``[clips]``."""
+    return -(log_prob.exp() * log_prob).sum(1)
+
+
+def critic_loss(value: Tensor, rollout: Rollout) -> Tensor:
+    """Return each clip's weighted squared error of the critic on the decoded tokens, ``[clips]``."""
+    gap = value.float().gather(1, rollout.target_idx) - rollout.error
+    return (rollout.weight * gap.square()).sum(1) / rollout.weight.sum(1)
+
+
+def ppo_loss(
+    *, log_prob: Tensor, value: Tensor, rollout: Rollout, temperature: float, config: PPOConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and its diagnostics, each of shape ``[clips]``; the caller sums, reduces and divides.
+
+    Args:
+        log_prob: ``[clips, tokens]``, the current policy, float32, with gradient.
+        value: ``[clips, tokens]``, the current critic, with gradient.
+        rollout: What was drawn; its ``advantage`` must be set.
+        temperature: Weight of the entropy, >= 0.
+        config: Clip range and critic weight.
+
+    Returns:
+        The loss, and detached diagnostics under CleanRL's names: ``approx_kl`` (here the exact KL of old to new),
+        ``old_approx_kl``, ``clipfrac`` (share of ratios outside the clip range), ``policy_loss``, ``value_loss``,
+        ``entropy``; beside them ``binding_fraction`` (share of ratios whose gradient the clip removes).
+    """
+    if rollout.advantage is None:
+        raise ValueError("rollout.advantage is None: this rollout was gathered while the policy was off")
+    log_ratio = log_prob - rollout.log_prob
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - config.clip_eps, 1 + config.clip_eps)
+    old = rollout.log_prob.exp()
+    surrogate = torch.minimum(ratio * rollout.advantage, clipped * rollout.advantage)
+    policy_loss = -(old * surrogate).sum(1)
+    value_loss = critic_loss(value, rollout)
+    nats = entropy(log_prob)
+    loss = policy_loss - temperature * nats + config.value_coef * value_loss
+    with torch.no_grad():
+        outside = (ratio - clipped) * rollout.advantage
+        stats = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": nats,
+            "old_approx_kl": -(old * log_ratio).sum(1),
+            "approx_kl": (old * (ratio - 1 - log_ratio)).sum(1),
+            "clipfrac": (ratio != clipped).float().mean(1),
+            "binding_fraction": (outside > 0).float().mean(1),
+        }
+    return loss, {name: value.detach() for name, value in stats.items()}
+
+
+def adapt_temperature(temperature: float, *, nats: float, target_nats: float) -> float:
+    """Move the temperature one bounded step towards a policy that is ``target_nats`` from uniform.
+
+    Args:
+        temperature: The present one.
+        nats: Measured distance ``log N - H`` of the policy from uniform.
+        target_nats: The wanted distance, > 0.
+    """
+    step = 0.1 * (nats - target_nats) / target_nats
+    return min(10.0, max(0.02, temperature * math.exp(min(0.05, max(-0.05, step)))))

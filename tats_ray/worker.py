@@ -1,0 +1,182 @@
+"""One worker's life, from a resolved run to its last checkpoint; the same under Ray and alone."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tats_ray.config.run import TrainRun
+from tats_ray.data.clips import ClipBatch, load_center_clip
+from tats_ray.data.decode import DecodeError
+from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.order import split_held_out
+from tats_ray.data.synthetic import token_truth
+from tats_ray.masking.draws import exponential_clocks
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.methods.base import HeldOut
+from tats_ray.methods.build import build_method
+from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
+from tats_ray.tracking.mlflow import MlflowTracker
+from tats_ray.training.context import WorkerContext
+from tats_ray.training.loop import DataLossError, Job, LoopState, train
+from tats_ray.training.optim import Trainable, constant_trainable, cosine_trainable
+from tats_ray.training.state import latest_checkpoint, load_checkpoint, load_module, verify_checkpoint
+from tats_ray.training.stepper import GradientStepper
+
+SUMMARY = "summary.json"
+
+SharesOf = Callable[[Manifest, ShareSpec], Iterable[StepShare]]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that a worker is told; plain data, pickled to wherever it runs."""
+
+    run: TrainRun
+    folder: Path
+    handle: RunHandle
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) -> dict[str, float]:
+    """Train to the end of the run, from its last checkpoint if it has one; return and write its summary."""
+    run = launch.run
+    os.environ.update(launch.environment)
+    assert run.data.manifest is not None
+    manifest = Manifest.read(Path(run.data.manifest))
+    rows, held_out_rows = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
+    total_steps = run.total_steps(len(rows))
+    method = _build(run, total_steps, context.device)
+    trainables = _trainables(run, method, total_steps)
+    stepper = GradientStepper(
+        trainables, context, precision=run.training.precision, max_skipped_steps=run.optim.max_skipped_steps
+    )
+    state = _restore(launch, method, trainables, context)
+    stepper.skipped_steps = state.skipped_steps
+    spec = ShareSpec(
+        clip=run.data,
+        seed=run.seed,
+        steps=range(state.step, total_steps),
+        global_batch=run.training.global_batch,
+        micro_batch=run.training.micro_batch,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+    tracker: Tracker = MlflowTracker(launch.handle) if context.rank == 0 else NullTracker()
+    job = Job(
+        method=method,
+        stepper=stepper,
+        context=context,
+        tracker=tracker,
+        config=run.training,
+        held_out=_held_out(run, manifest.select(held_out_rows), context),
+        total_steps=total_steps,
+        log_every=run.tracking.log_every,
+        max_failed_share=run.data.max_failed_share,
+        folder=launch.folder,
+    )
+    try:
+        train(job, state, shares_of(manifest.select(rows), spec))
+    finally:
+        tracker.close()
+    summary = {"step": float(state.step), "clips": float(state.clips), **state.measured, **state.events}
+    summary |= {"failed_clips": float(state.failed_clips), "skipped_steps": float(state.skipped_steps)}
+    if context.rank == 0:
+        (launch.folder / SUMMARY).write_text(json.dumps(summary, indent=2))
+    return summary
+
+
+def run_alone(launch: Launch, context: WorkerContext) -> None:
+    """Train in this process, decoding in threads."""
+    threads = os.cpu_count() or 1
+    run_training(launch, context, lambda manifest, spec: threaded_shares(manifest, spec, threads=threads))
+
+
+def _build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:
+    torch.manual_seed(run.seed)  # every worker initialises alike
+    method = build_method(
+        run.model,
+        run.masking,
+        grid=run.grid,
+        total_steps=total_steps,
+        global_batch=run.training.global_batch,
+        seed=run.seed,
+    )
+    for module in method.modules().values():
+        module.to(device)
+    if run.init is not None:
+        verify_checkpoint(Path(run.init))
+        for name, module in method.modules().items():
+            if name == "autoencoder" or (Path(run.init) / f"{name}.safetensors").exists():
+                load_module(Path(run.init), name, module)
+    if run.training.compile:
+        method.compile()
+    return method
+
+
+def _trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
+    trainables = {}
+    for name, module in method.trainables().items():
+        if name == "sampler":
+            assert isinstance(run.masking.visible, TATSConfig)
+            ppo = run.masking.visible.ppo
+            trainables[name] = constant_trainable(
+                module, learning_rate=ppo.learning_rate, max_grad_norm=ppo.max_grad_norm
+            )
+        else:
+            trainables[name] = cosine_trainable(
+                module, run.optim, global_batch=run.training.global_batch, total_steps=total_steps
+            )
+    return trainables
+
+
+def _restore(
+    launch: Launch, method: MaskedAutoencoding, trainables: dict[str, Trainable], context: WorkerContext
+) -> LoopState:
+    checkpoint = latest_checkpoint(launch.folder / "checkpoints")
+    if checkpoint is None:
+        return LoopState()
+    saved = load_checkpoint(checkpoint, method.modules(), trainables, device=context.device)
+    method.load_state_dict(saved["method"])  # type: ignore[arg-type]
+    return LoopState(**saved["loop"])  # type: ignore[arg-type]
+
+
+def _held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> HeldOut:
+    """Decode this worker's part of the held-out clips: their middle, uncropped and unflipped where they can be."""
+    grid = run.grid
+    indices = range(context.rank, len(manifest), context.world_size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(lambda index: _load_held_out(run, manifest, index), indices))
+    kept = [(index, clip) for index, clip in zip(indices, loaded, strict=True) if clip is not None]
+    counts = context.all_gather(len(kept))
+    if not any(counts):  # type: ignore[arg-type]
+        raise DataLossError(f"none of the {len(manifest)} held-out videos could be decoded; index the videos again")
+    size, frames = run.data.crop_size, run.data.num_frames
+    video = torch.stack([torch.from_numpy(clip.video) for _, clip in kept]) if kept else torch.zeros(0, frames, size, size, 3)
+    rows = torch.tensor([index for index, _ in kept], dtype=torch.int64)
+    shape = (len(manifest), grid.num_tokens)
+    clocks = exponential_clocks(shape, seed=run.seed, step=-1, device=torch.device("cpu"))[rows]
+    truth: dict[str, torch.Tensor] = {}
+    records = [manifest.record(index) for index, _ in kept]
+    if records and all(record.truth for record in records):
+        shares = [
+            token_truth(Path(str(record.truth)), record, clip, run.data, grid)
+            for record, (_, clip) in zip(records, kept, strict=True)
+        ]
+        for position, name in enumerate(("mover", "twin")):
+            truth[name] = torch.stack([torch.from_numpy(share[position]) for share in shares]).to(context.device)
+    batch = ClipBatch(video=video.to(torch.uint8), row=rows).to(context.device)
+    return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth)
+
+
+def _load_held_out(run: TrainRun, manifest: Manifest, index: int):
+    try:
+        return load_center_clip(manifest.record(index), run.data)
+    except DecodeError:
+        return None
