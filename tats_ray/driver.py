@@ -23,7 +23,7 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import split_held_out
 from tats_ray.tracking.base import RunHandle, TrackingError
 from tats_ray.tracking.mlflow import DatasetRecord, end_run, open_run
-from tats_ray.tracking.uri import resolve_uri
+from tats_ray.tracking.store import resolve_uri
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError, latest_checkpoint, verify_checkpoint
 from tats_ray.training.stepper import NotFiniteError

@@ -19,11 +19,12 @@ from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.methods.base import HeldOut
-from tats_ray.methods.build import build_method
+from tats_ray.methods.build import build_method, training_flops, visible_rule
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
-from tats_ray.training.context import WorkerContext
+from tats_ray.tracking.progress import ProgressBar, ProgressState
+from tats_ray.training.context import LocalContext, WorkerContext
 from tats_ray.training.loop import DataLossError, Job, LoopState, train
 from tats_ray.training.optim import Trainable, constant_trainable, cosine_trainable
 from tats_ray.training.state import latest_checkpoint, load_checkpoint, load_module, verify_checkpoint
@@ -96,6 +97,47 @@ def run_alone(launch: Launch, context: WorkerContext) -> None:
     """Train in this process, decoding in threads."""
     threads = os.cpu_count() or 1
     run_training(launch, context, lambda manifest, spec: threaded_shares(manifest, spec, threads=threads))
+
+
+def run_with_bar(launch: Launch) -> None:
+    """Train in this process, on its GPU if it has one, with a progress bar."""
+    context = BarContext(torch.device("cuda" if torch.cuda.is_available() and launch.run.cluster.use_gpu is not False else "cpu"))
+    with context.bar:
+        run_alone(launch, context)
+
+
+class BarContext(LocalContext):
+    """One process, alone, with a bar on its terminal."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.bar = ProgressBar()
+
+    def progress(self, state: ProgressState) -> None:
+        """Move the bar."""
+        self.bar.update(state)
+
+
+def describe(run: TrainRun) -> dict[str, str]:
+    """Return token counts, parameters and FLOPs of a run, without starting anything."""
+    with torch.device("meta"):
+        method = build_method(
+            run.model, run.masking, grid=run.grid, total_steps=1, global_batch=run.training.global_batch, seed=run.seed
+        )
+    grid = run.grid
+    visible = visible_rule(run.masking, grid).count
+    counted = {name: sum(p.numel() for p in module.parameters()) for name, module in method.modules().items()}
+    encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
+    flops = training_flops(run.model, run.masking, grid=grid)
+    facts = {
+        "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
+        "visible tokens": f"{visible:,}",
+        "target tokens": f"{grid.num_tokens - visible:,}",
+        "parameters, encoder": f"{encoder:,}",
+    }
+    facts |= {f"parameters, {name}": f"{number:,}" for name, number in counted.items()}
+    facts |= {f"training GFLOPs a clip, {part}": f"{number / 1e9:,.4g}" for part, number in flops.items()}
+    return facts
 
 
 def _build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:

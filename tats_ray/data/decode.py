@@ -18,6 +18,9 @@ from av.video.stream import VideoStream
 # without showing a frame noticeably early.
 TIME_TOLERANCE = 0.25
 
+# An MPEG program stream stamps packs, not frames: after a seek, libav gives some frames the time of a neighbour.
+SEEK_SHIFTS_TIME = ("mpeg",)
+
 
 class DecodeError(Exception):
     """A video file that gives no frames, with its ``path`` and a ``reason`` fit for a table."""
@@ -124,7 +127,7 @@ def _timeline_at(
 ) -> Iterator[tuple[float, VideoFrame]] | None:
     """Begin the timeline at a key frame no later than ``start`` seconds; ``None`` where seeking does not find one."""
     rate, origin, tick = nominal_rate(stream), stream.start_time, stream.time_base
-    if origin is None or tick is None or start * rate < 1:
+    if origin is None or tick is None or start * rate < 1 or container.format.name in SEEK_SHIFTS_TIME:
         return _timeline(container, stream)
     try:
         container.seek(origin + int((start + TIME_TOLERANCE / rate) / tick), stream=stream)

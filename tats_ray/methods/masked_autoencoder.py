@@ -5,6 +5,7 @@ VideoMAE (Tong et al. 2022, arXiv 2203.12602) when the rule is fixed; AdaMAE and
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -161,6 +162,7 @@ class MaskedAutoencoding:
         plan = self.planner.plan(scores, clocks)
         prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
         target = take_tokens(patches, plan.target_idx)
+        tubelet_size = video.shape[1] // self.grid.time
         alone = torch.zeros(patches.shape, device=patches.device)
         restored = patches.float() / 255
         where = plan.target_idx[:, :, None].expand_as(prediction)
@@ -172,8 +174,8 @@ class MaskedAutoencoding:
             random_idx=self._random_plan(clocks).visible_idx[0].cpu().numpy(),
             visible_idx=plan.visible_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
-            prediction=_picture(alone, self.grid),
-            restored=_picture(restored, self.grid),
+            prediction=_picture(alone, self.grid, tubelet_size=tubelet_size),
+            restored=_picture(restored, self.grid, tubelet_size=tubelet_size),
         )
 
     def state_dict(self) -> dict[str, object]:
@@ -196,6 +198,6 @@ def site_coverage(visible_idx: Tensor, grid: TokenGrid) -> Tensor:
     return sites.scatter_(1, visible_idx % grid.slot_tokens, 1.0).mean(1)
 
 
-def _picture(patches: Tensor, grid: TokenGrid):
+def _picture(patches: Tensor, grid: TokenGrid, *, tubelet_size: int) -> np.ndarray:
     pixels = (patches.clamp(0, 1) * 255).round().to(torch.uint8)
-    return unpatchify(pixels, grid)[0].cpu().numpy()
+    return unpatchify(pixels, grid, tubelet_size=tubelet_size)[0].cpu().numpy()

@@ -4,6 +4,7 @@ The block is timm's. VideoMAE has no bias on the keys; this block has one, to no
 the scores of a query, which softmax takes away again, so outputs are equal and its gradient is zero.
 """
 
+import math
 from typing import Any, Self
 
 import torch
@@ -39,9 +40,10 @@ class StackConfig(BaseModel):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.embed_dim % self.num_heads:
+            step = math.lcm(self.num_heads, 2)
             raise ValueError(
                 f"embed_dim must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}; "
-                f"try embed_dim={-(-self.embed_dim // self.num_heads) * self.num_heads}"
+                f"try embed_dim={math.ceil(self.embed_dim / step) * step}"
             )
         return self
 

@@ -177,7 +177,7 @@ class TubeletEmbed(nn.Module):
             raise ValueError(f"patches must be raw uint8 pixels in 0..255, got {patches.dtype}; do not normalise them")
         device = patches.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
-        # Products and sums, not a matrix product, which autocast would round to half precision.
+        # A sum of products, since autocast would round the operands of a matrix product.
         bias = self.bias + (self.weight * self.shift).sum(-1)
         return F.linear(patches.to(dtype).sub_(_MID_LEVEL), (self.weight * self.scale).to(dtype), bias.to(dtype))
 

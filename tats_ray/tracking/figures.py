@@ -151,7 +151,7 @@ def show_tokens(video: Video, token_idx: ArrayLike, grid: TokenGrid) -> Video:
         raise ValueError(f"token_idx must lie in [0, {grid.num_tokens}), got {idx.min()} to {idx.max()}")
     shown = np.zeros(grid.num_tokens, dtype=bool)
     shown[idx] = True
-    return np.where(_over_pixels(shown, video, grid)[..., None], _grey(video).astype(np.uint8), _as_pixels(_DIMMED * _grey(video)))
+    return np.where(_over_pixels(shown, video, grid)[..., None], video, _as_pixels(_DIMMED * _grey(video)))
 
 
 def _over_pixels(token_values: NDArray, video: Video, grid: TokenGrid) -> NDArray:

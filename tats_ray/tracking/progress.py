@@ -49,7 +49,7 @@ class ProgressBar:
         self._printed_at = 0.0
         self._bar = Progress(
             TextColumn("{task.description}", style="bold"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None),  # takes the room that the words leave
             TextColumn("{task.fields[text]}"),
             console=self._console,
             expand=True,
@@ -94,8 +94,8 @@ class ProgressBar:
         parts = [
             f"{state.step}/{state.total_steps}",
             f"loss {state.loss:.3f}",
-            f"{state.clips_per_second:.3g} clips/s",
-            f"waiting for data {state.wait_share:.0%}".replace("%", " %"),
+            f"{_rate(state.clips_per_second)} clips/s",
+            f"data wait {100 * state.wait_share:.0f} %",
         ]
         remaining = self._remaining_seconds()
         if remaining is not None:
@@ -108,3 +108,8 @@ class ProgressBar:
         if last.step <= first.step or last.step >= last.total_steps:
             return None
         return (last.total_steps - last.step) * (last.seconds - first.seconds) / (last.step - first.step)
+
+
+def _rate(value: float) -> str:
+    """Three digits are enough of a small number; a large one is not rounded away into an exponent."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -14,7 +14,8 @@ SMALL = EncoderConfig(embed_dim=16, depth=2, num_heads=2)
 
 def encoder(**changes: object) -> VideoEncoder:
     torch.manual_seed(0)
-    return VideoEncoder(EncoderConfig.model_validate(SMALL.model_dump() | changes), patch_pixels=PIXELS, num_tokens=TOKENS)
+    config = EncoderConfig.model_validate(SMALL.model_dump() | changes)
+    return VideoEncoder(config, patch_pixels=PIXELS, num_tokens=TOKENS)
 
 
 def patches(tokens: int = TOKENS) -> torch.Tensor:
@@ -86,7 +87,7 @@ def test_a_clip_of_another_length_is_refused() -> None:
     "module",
     [
         encoder(),
-        MaskedDecoder(DecoderConfig(embed_dim=16, depth=2, num_heads=2), encoder_dim=16, patch_pixels=PIXELS, num_tokens=TOKENS),
+        MaskedDecoder(DecoderConfig(depth=1), encoder_dim=16, patch_pixels=PIXELS, num_tokens=TOKENS),
         TrajectoryBlock(16, 2),
     ],
     ids=lambda module: type(module).__name__,
@@ -118,9 +119,7 @@ def test_sizes_are_those_of_the_vit_family() -> None:
 
 @pytest.mark.parametrize("config", [EncoderConfig, DecoderConfig])
 def test_bad_shapes_are_refused(config: type[EncoderConfig] | type[DecoderConfig]) -> None:
-    with pytest.raises(
-        ValidationError, match="embed_dim must be a multiple of num_heads, got 16 and 3; try embed_dim=18"
-    ):
+    with pytest.raises(ValidationError, match=r"embed_dim must be a multiple of num_heads, got 16 and 3; try .*=18"):
         config(embed_dim=16, depth=1, num_heads=3)
     with pytest.raises(ValidationError, match="extra"):
         config(width=16)  # pyright: ignore[reportCallIssue]

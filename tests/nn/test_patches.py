@@ -124,6 +124,14 @@ def test_tubelet_embed_in_bfloat16_is_no_less_accurate_than_normalised_pixels_wo
     assert (tokens - truth).square().mean() < 1.1 * (usual - truth).square().mean()
 
 
+def test_tubelet_embed_folds_in_full_precision_under_autocast() -> None:
+    embed, grey = embedding(), torch.full((1, 4, 12, 16, 3), 128, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = embed(patchify(grey, GRID))
+    # Pixels of 128 enter as zeros, so a token is the folded bias, which is rounded once, at the end.
+    assert torch.equal(tokens, reference_tokens(embed, grey.double()).bfloat16())
+
+
 def test_tubelet_embed_refuses_pixels_that_were_touched() -> None:
     with pytest.raises(ValueError, match=r"patches must be raw uint8 .* torch\.float32"):
         embedding()(torch.zeros(1, 2, 96))

@@ -64,7 +64,9 @@ def test_equal_values_are_middling():
     np.testing.assert_allclose(heat_overlay(white, np.ones(36), GRID)[0, 0, 0], 0.6 * middle + 0.4 * 255, atol=0.51)
 
 
-@pytest.mark.parametrize("values", [np.ones(35), np.zeros(36), -np.ones(36), np.full(36, np.nan), np.ones((4, 9))])
+@pytest.mark.parametrize(
+    "values", [np.ones(35), np.zeros(36), np.r_[-1, np.ones(35)], np.full(36, np.nan), np.ones((4, 9))]
+)
 def test_heat_of_no_distribution_is_refused(values):
     with pytest.raises(ValueError, match="token_values must"):
         heat_overlay(clip(), values, GRID)
@@ -101,6 +103,11 @@ def test_a_sheet_has_at_most_eight_columns(frames, shown):
     rows = {"a": clip(frames=frames, side=8)}
     widths = [labelled_rows(rows, scale=12, max_columns=n).width for n in (8, 1)]
     assert widths[0] - widths[1] == 100 * (shown - 1)
+
+
+def test_a_long_label_is_wrapped():
+    long, wide = (labelled_rows({label: clip()}).width for label in ("prediction with the true statistics", "M" * 16))
+    assert long < wide
 
 
 def test_a_long_title_and_a_long_label_stay_on_the_paper():

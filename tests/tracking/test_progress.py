@@ -42,7 +42,7 @@ def test_a_line_says_what_a_user_asks():
     states = [START, replace(START, step=100, loss=0.6543, clips_per_second=35.21, wait_share=0.12, seconds=50.0)]
     states[1] = replace(states[1], stage="policy")
     # 300 steps are left at 2 a second: 150 s. The line is longer than the 40 columns and stays one line.
-    assert shown(states)[1] == "policy  100/400  loss 0.654  35.2 clips/s  waiting for data 12 %  0:02:30 left"
+    assert shown(states)[1] == "policy  100/400  loss 0.654  35.2 clips/s  data wait 12 %  0:02:30 left"
 
 
 def test_the_rest_is_told_from_the_present_pace():
@@ -56,6 +56,27 @@ def test_no_rest_is_told_without_a_pace_or_at_the_end():
     assert "left" not in shown([START, replace(START, step=400, seconds=10.0)])[-1]
 
 
+def test_the_bar_of_a_long_run_fits_an_ordinary_terminal():
+    text = io.StringIO()
+    console = Console(file=text, width=80, force_terminal=True, color_system=None)
+    with ProgressBar(console=console) as bar:
+        bar.update(START)
+        bar.update(
+            ProgressState(
+                step=12000,
+                total_steps=50000,
+                loss=0.654,
+                clips_per_second=1235.2,
+                wait_share=0.12,
+                seconds=5000.0,
+                stage="warm-up",
+            )
+        )
+    drawn = [line for line in text.getvalue().splitlines() if "╸" in line]
+    assert drawn
+    assert all("warm-up" in line and "1235 clips/s" in line and line.endswith(" left") for line in drawn)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_gets_one_bar_and_a_last_line(width):
     text = io.StringIO()
@@ -63,7 +84,9 @@ def test_a_terminal_gets_one_bar_and_a_last_line(width):
     with ProgressBar(console=console) as bar:
         for step in (0, 100, 400):
             bar.update(replace(START, step=step, seconds=float(step)))
-    assert "400/400" in text.getvalue().splitlines()[-1]
+    last = text.getvalue().splitlines()[-1]
+    assert "400/400" in last
+    assert "\x1b[2K" in last  # the bar's line is erased, so that it does not stand above the last one
     assert text.getvalue().count("\n") <= 2
 
 

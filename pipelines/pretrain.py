@@ -1,0 +1,93 @@
+"""Pre-train a video encoder: a masked autoencoder, jointly with the sampler that chooses its visible tokens."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from tats_ray.config.command_line import ConfigError, make_parser, resolve
+from tats_ray.config.files import to_yaml
+from tats_ray.config.run import TrainRun
+from tats_ray.driver import Outcome, RunFailedError, Terminated, conduct
+from tats_ray.recipes import RECIPES, recipe
+from tats_ray.tracking.mlflow import ui_command
+from tats_ray.worker import describe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser(__doc__ or "", RECIPES, default="tiny")
+    parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming an interrupted run")
+    parser.add_argument("--dry-run", action="store_true", help="print config, token counts, parameters and FLOPs; start nothing")
+    parsed = parser.parse_intermixed_args(arguments)
+    try:
+        run = resolve(parsed, recipe)
+        if parsed.dry_run:
+            return show(run)
+        outcome = conduct(run, executor(run), fresh=parsed.fresh)
+    except (ConfigError, RunFailedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
+    except Terminated:
+        print("terminated; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 143
+    report(outcome)
+    return 0
+
+
+def executor(run: TrainRun):
+    """Return what trains the run: this process alone, or Ray, which is imported only then."""
+    if run.cluster.num_workers == 0:
+        from tats_ray.worker import run_with_bar
+
+        return run_with_bar
+    from tats_ray.cluster.train import run_on_ray
+
+    return run_on_ray
+
+
+def show(run: TrainRun) -> int:
+    """Print what the run would be."""
+    print(to_yaml(run))
+    for name, value in describe(run).items():
+        print(f"{name:<28} {value}")
+    return 0
+
+
+def report(outcome: Outcome) -> None:
+    """Print the result, and where everything is."""
+    table = Table(title=f"{outcome.launch.run.name}, run {outcome.launch.folder.name}", title_justify="left")
+    table.add_column("result")
+    table.add_column("value", justify="right")
+    for name, value in outcome.summary.items():
+        table.add_row(name, f"{value:,.0f}" if value == int(value) and abs(value) >= 2 else f"{value:.4g}")
+    console = Console()
+    console.print(table)
+    folder = outcome.launch.folder
+    for name, value in {
+        "sampler": switched_on(outcome.summary),
+        "checkpoint": folder / "checkpoints" / f"step_{int(outcome.summary['step']):08d}",
+        "pictures": folder / "pictures",
+        "MLflow": ui_command(outcome.launch.handle.uri),
+    }.items():
+        console.print(f"{name:<12} {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def switched_on(summary: dict[str, float]) -> str:
+    """Say when the sampler was switched on, and what it prefers."""
+    if "sampler/policy_on_step" not in summary:
+        return "none was switched on"
+    why = "measured criterion" if summary["sampler/policy_on_measured"] else "step limit"
+    lifts = ", ".join(
+        f"{name} lift {summary[f'sampler/{name}_lift']:.2f}"
+        for name in ("motion", "mover", "twin")
+        if f"sampler/{name}_lift" in summary
+    )
+    return f"switched on at step {summary['sampler/policy_on_step']:.0f} by the {why}; {lifts}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

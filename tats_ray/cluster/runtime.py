@@ -1,0 +1,54 @@
+"""Starting Ray the same way everywhere: a quiet local cluster, or the one that RAY_ADDRESS names."""
+
+import logging
+import os
+
+import ray
+from ray.data import DataContext
+
+SPARE_CPUS = 2
+"""CPUs a local Ray believes in beyond the cores; with fewer, cores stay idle while a decode task is scheduled."""
+
+LOCAL_DEFAULTS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how long a report waits; Ray's 2 seconds spare a busy cluster
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine is not pre-empted by a part of itself
+}
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone unless the user asks for it
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints of a worker would appear twice
+}
+
+
+def start_ray(num_cpus: int | None = None) -> None:
+    """Connect to the cluster of RAY_ADDRESS, or start a local Ray; do nothing where Ray runs already.
+
+    Environment variables that the user has set keep their values.
+
+    Args:
+        num_cpus: CPUs of a local Ray; cores + 2 by default.
+
+    Raises:
+        ValueError: ``num_cpus`` is given for a cluster that runs already.
+        ConnectionError: The cluster of RAY_ADDRESS does not answer.
+    """
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        if address and num_cpus is not None:
+            raise ValueError(
+                f"num_cpus={num_cpus} is for a local Ray, but RAY_ADDRESS={address}; leave one of them out"
+            )
+        for name, value in (DEFAULTS if address else DEFAULTS | LOCAL_DEFAULTS).items():
+            os.environ.setdefault(name, value)
+        cpus = num_cpus or _cores() + SPARE_CPUS
+        local = {} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _cores() -> int:
+    """Count the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

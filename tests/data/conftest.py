@@ -1,0 +1,60 @@
+"""Videos whose every frame shows its own number, so that a test can read which frame it got."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+SIDE = 64
+
+
+def draw_number(number: int) -> np.ndarray:
+    """A picture of eight black or white blocks, the bits of the number."""
+    bits = (number >> np.arange(8)) & 1
+    return np.repeat(np.kron(255 * bits.reshape(2, 4), np.ones((32, 16)))[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _read_numbers(video: np.ndarray) -> list[int]:
+    """The numbers of frames that were drawn whole, from frames [frames, size, size, 3] of any size."""
+    size = video.shape[1]
+    rows, columns = np.array([1, 3]) * size // 4, np.array([1, 3, 5, 7]) * size // 8
+    bits = video[:, rows][:, :, columns].mean(-1).reshape(len(video), 8) > 128
+    return (bits @ (1 << np.arange(8))).tolist()
+
+
+def _count_video(
+    path: Path,
+    *,
+    frames: int = 60,
+    rate: Fraction = Fraction(25),
+    ticks: Sequence[int] | None = None,
+    codec: str = "libx264",
+    gop: int = 12,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write a numbered video; ``ticks`` are presentation times in frames at ``rate``, otherwise 0, 1, 2 ..."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = gop
+        stream.codec_context.thread_count = 1
+        for number, tick in enumerate(ticks or range(frames)):
+            frame = av.VideoFrame.from_ndarray(draw_number(number), format="rgb24")
+            frame.pts, frame.time_base = tick, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def count_video() -> Callable[..., Path]:
+    return _count_video
+
+
+@pytest.fixture(scope="session")
+def read_numbers() -> Callable[[np.ndarray], list[int]]:
+    return _read_numbers
