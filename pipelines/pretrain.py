@@ -10,7 +10,7 @@ from tats_ray.config.files import to_yaml
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import Outcome, RunFailedError, Terminated, conduct
 from tats_ray.recipes import RECIPES, recipe
-from tats_ray.tracking.mlflow import ui_command
+from tats_ray.tracking.store import ui_command
 from tats_ray.worker import describe
 
 

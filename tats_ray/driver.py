@@ -21,8 +21,8 @@ from tats_ray.config.overrides import ConfigError, flatten
 from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import split_held_out
-from tats_ray.tracking.base import RunHandle, TrackingError
-from tats_ray.tracking.mlflow import DatasetRecord, end_run, open_run
+from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
+from tats_ray.tracking.mlflow import end_run, open_run
 from tats_ray.tracking.store import resolve_uri
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError, latest_checkpoint, verify_checkpoint
@@ -204,9 +204,7 @@ def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash:
     partial.replace(folder / "status.json")
 
 
-def _open(
-    run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None
-) -> RunHandle:
+def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     assert run.data.manifest is not None
     tracking = run.tracking
@@ -262,7 +260,7 @@ def _record_failure(folder: Path, error: BaseException) -> str:
     if isinstance(error, RUN_ERRORS):
         return str(error)
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else ''} (the traceback is in {folder / 'error.log'})"
+    return f"{type(error).__name__}: {lines[-1] if lines else ''} (tracebacks: {folder}/error*.log)"
 
 
 @contextmanager

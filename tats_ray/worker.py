@@ -101,7 +101,9 @@ def run_alone(launch: Launch, context: WorkerContext) -> None:
 
 def run_with_bar(launch: Launch) -> None:
     """Train in this process, on its GPU if it has one, with a progress bar."""
-    context = BarContext(torch.device("cuda" if torch.cuda.is_available() and launch.run.cluster.use_gpu is not False else "cpu"))
+    context = BarContext(
+        torch.device("cuda" if torch.cuda.is_available() and launch.run.cluster.use_gpu is not False else "cpu")
+    )
     with context.bar:
         run_alone(launch, context)
 
@@ -200,7 +202,11 @@ def _held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> Held
     if not any(counts):  # type: ignore[arg-type]
         raise DataLossError(f"none of the {len(manifest)} held-out videos could be decoded; index the videos again")
     size, frames = run.data.crop_size, run.data.num_frames
-    video = torch.stack([torch.from_numpy(clip.video) for _, clip in kept]) if kept else torch.zeros(0, frames, size, size, 3)
+    video = (
+        torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
+        if kept
+        else torch.zeros(0, frames, size, size, 3)
+    )
     rows = torch.tensor([index for index, _ in kept], dtype=torch.int64)
     shape = (len(manifest), grid.num_tokens)
     clocks = exponential_clocks(shape, seed=run.seed, step=-1, device=torch.device("cpu"))[rows]

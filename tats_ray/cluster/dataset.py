@@ -51,7 +51,7 @@ def _stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        fn_kwargs={"config": spec.clip.model_dump(), "seed": spec.seed},
+        fn_kwargs={"config": spec.clip, "seed": spec.seed},
     )
     options = dataset.context.execution_options
     options.preserve_order = True
@@ -61,11 +61,11 @@ def _stream(
         yield make_share(_samples(batch), spec)
 
 
-def decode_rows(table: pa.Table, *, config: dict, seed: int) -> dict[str, np.ndarray]:
+def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, np.ndarray]:
     """Decode one block of manifest rows; a clip that fails becomes a marked row, so that order and counts stay exact."""
-    clip = ClipConfig.model_validate(config)
-    samples = [_decode(row, clip, seed) for row in table.to_pylist()]
-    empty = np.zeros((clip.num_frames, clip.crop_size, clip.crop_size, 3), np.uint8)  # a column has one shape
+    samples = [_decode(row, config, seed) for row in table.to_pylist()]
+    shape = (config.num_frames, config.crop_size, config.crop_size, 3)
+    empty = np.zeros(shape, np.uint8)  # a column has one shape
     return {
         "position": np.array([sample.position for sample in samples], np.int64),
         "path": np.array([sample.path for sample in samples], object),

@@ -1,6 +1,7 @@
 """A run on Ray Train: checked against the cluster first, then a TorchTrainer whose workers each live a worker's life."""
 
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -100,6 +101,10 @@ def _worker(config: dict[str, Any]) -> None:
         run_training(launch, context, shares_of)
     except FINAL_ERRORS as error:  # raised by all workers alike; raising it here would only make Ray try again
         ray.get(config["board"].fail.remote(error))
+    except Exception:
+        # Ray shows the driver a snippet of it; the whole is kept where the user is told to look.
+        (launch.folder / f"error.worker_{context.rank}.log").write_text(traceback.format_exc())
+        raise
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """Decode chosen moments of a video file into square RGB frames: seek, decode forward once, crop and scale in C."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, dropwhile
+from fractions import Fraction
+from itertools import chain
 
 import av
 import av.error
 import av.filter
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -77,10 +79,10 @@ def decode_frames(
     scaler = _Scaler(path, crop=crop, size=size)
     previous = None
     with ExitStack() as files:
-        timeline = _timeline_at(*files.enter_context(open_video(path)), start=float(times[0]))
+        timeline = _timeline(*files.enter_context(open_video(path)), start=float(times[0]))
         if timeline is None:  # a fresh demuxer is the only sure way to the first frame of every container
-            timeline = _timeline(*files.enter_context(open_video(path)))
-        for slot, frame in enumerate(_frames_on_display(timeline, times)):
+            timeline = _timeline(*files.enter_context(open_video(path)), start=0.0)
+        for slot, frame in enumerate(_frames_on_display(timeline or (), times)):
             video[slot] = video[slot - 1] if frame is previous else scaler(frame)
             previous = frame
     if previous is None:
@@ -112,37 +114,42 @@ def nominal_rate(stream: VideoStream) -> float:
     return float(stream.guessed_rate or 1)
 
 
-def _timeline(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield every frame still to be decoded, in order of presentation, with the second from which it is on display."""
-    rate, origin, tick = nominal_rate(stream), stream.start_time, stream.time_base
-    for index, frame in enumerate(container.decode(stream)):
-        if origin is None or tick is None:  # a raw stream carries no time stamps
+def _timeline(
+    container: InputContainer, stream: VideoStream, *, start: float
+) -> Iterator[tuple[float, VideoFrame]] | None:
+    """Pair frames, in order of presentation, with the second from which they are on display.
+
+    The first is a key frame at or before ``start`` seconds; ``None`` where seeking does not find one.
+    """
+    rate, tick, packets = nominal_rate(stream), stream.time_base, container.demux(stream)
+    first = next(packets)  # even an empty stream ends in a packet
+    # The stream of an AVI file starts when it is first decoded, that of an edit list after its first packets.
+    origin = max((time for time in (first.pts, stream.start_time) if time is not None), default=None)
+    if tick is None or origin is None or start * rate < 1 or container.format.name in SEEK_SHIFTS_TIME:
+        return _stamped(chain([first], packets), rate=rate, origin=origin, tick=tick)
+    try:
+        container.seek(origin + int((start + TIME_TOLERANCE / rate) / tick), stream=stream)
+    except av.error.PermissionError:  # libav's general answer of a container that cannot be sought in
+        return None
+    sought = _stamped(packets, rate=rate, origin=origin, tick=tick)
+    found = next(sought, None)
+    return None if found is None or found[0] > start else chain([found], sought)
+
+
+def _stamped(
+    packets: Iterable[Packet], *, rate: float, origin: int | None, tick: Fraction | None
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Decode packets; a stream without time stamps is timed by counting."""
+    frames = (frame for packet in packets for frame in packet.decode() if isinstance(frame, VideoFrame))
+    for index, frame in enumerate(frames):
+        if origin is None or tick is None:
             yield (index - TIME_TOLERANCE) / rate, frame
         elif frame.pts is not None:  # a frame without a time is never on display
             yield float((frame.pts - origin) * tick) - TIME_TOLERANCE / rate, frame
 
 
-def _timeline_at(
-    container: InputContainer, stream: VideoStream, *, start: float
-) -> Iterator[tuple[float, VideoFrame]] | None:
-    """Begin the timeline at a key frame no later than ``start`` seconds; ``None`` where seeking does not find one."""
-    rate, origin, tick = nominal_rate(stream), stream.start_time, stream.time_base
-    if origin is None or tick is None or start * rate < 1 or container.format.name in SEEK_SHIFTS_TIME:
-        return _timeline(container, stream)
-    try:
-        container.seek(origin + int((start + TIME_TOLERANCE / rate) / tick), stream=stream)
-    except av.error.PermissionError:  # libav's general answer of a container that cannot be sought in
-        return None
-    # Frames presented before the key frame refer to frames that were skipped, and may be damaged.
-    sought = dropwhile(lambda item: not item[1].key_frame, _timeline(container, stream))
-    first = next(sought, None)
-    if first is None or first[0] > start:
-        return None
-    return chain([first], sought)
-
-
 def _frames_on_display(
-    timeline: Iterator[tuple[float, VideoFrame]], times: Sequence[float] | np.ndarray
+    timeline: Iterable[tuple[float, VideoFrame]], times: Sequence[float] | np.ndarray
 ) -> Iterator[VideoFrame]:
     """Yield, for each of the ascending times, the last frame that begins no later; stop reading when all are found."""
     shown, found = None, 0

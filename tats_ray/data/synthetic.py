@@ -161,11 +161,10 @@ def token_shares(
     """Measure as ``token_truth`` does, from tracks in memory and the video's frames that make the clip."""
     x = crop.x + crop.width * (np.arange(grid.width * SAMPLES) + 0.5) / (grid.width * SAMPLES)
     y = crop.y + crop.height * (np.arange(grid.height * SAMPLES) + 0.5) / (grid.height * SAMPLES)
-    dx = np.abs((x[::-1] if flipped else x) - tracks.x[frames, :, None])  # [frames, sprites, columns]
-    dy = np.abs(y - tracks.y[frames, :, None])  # [frames, sprites, rows]
-    exponent = tracks.exponent[:, None]
-    reach = (tracks.radius**tracks.exponent)[:, None, None]
-    inside = (dy**exponent)[..., None] + (dx**exponent)[:, :, None] <= reach  # [frames, sprites, rows, columns]
+    radius, exponent = tracks.radius[:, None], tracks.exponent[:, None]
+    dx = (np.abs((x[::-1] if flipped else x) - tracks.x[frames, :, None]) / radius) ** exponent
+    dy = (np.abs(y - tracks.y[frames, :, None]) / radius) ** exponent
+    inside = dy[..., None] + dx[:, :, None] <= 1  # [frames, sprites, rows, columns]
     mover = inside[:, tracks.moving].any(1)
     twin = inside[:, ~tracks.moving].any(1) & ~mover
     cells = (grid.time, -1, grid.height, SAMPLES, grid.width, SAMPLES)
@@ -264,7 +263,9 @@ def _window(texture: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:
 
 def _encode(path: Path, video: np.ndarray, *, fps: int) -> None:
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+        # With macroblock trees x264 gave two different files of the same frames in turn, even on one thread.
+        options = {"crf": "18", "preset": "veryfast", "threads": "1", "mbtree": "0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.gop_size = 12

@@ -35,9 +35,7 @@ class AdaMAEScorer(nn.Module):
     def __init__(self, config: AdaMAEConfig, *, grid: TokenGrid, dim: int) -> None:
         super().__init__()
         if dim % config.num_heads:
-            raise ValueError(
-                f"masking.visible.num_heads must divide the encoder's width {dim}, got {config.num_heads}"
-            )
+            raise ValueError(f"masking.visible.num_heads must divide the encoder's width {dim}, got {config.num_heads}")
         self.positions = nn.Parameter(torch.zeros(grid.num_tokens, dim))
         self.block = Block(dim, config.num_heads, qkv_bias=False, proj_drop=config.dropout)
         self.head = nn.Linear(dim, 1)

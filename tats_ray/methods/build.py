@@ -15,6 +15,7 @@ from tats_ray.nn import cost
 from tats_ray.nn.cost import autoencoder_macs, block_macs, trajectory_block_macs
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
 from tats_ray.nn.encoder import EncoderConfig, VideoEncoder
+from tats_ray.nn.positions import PositionKind, position_table
 
 CHANNELS = 3
 
@@ -34,6 +35,8 @@ class ModelConfig(BaseModel):
     """Frames of one token."""
     patch_size: int = Field(16, ge=1)
     """Pixels of a token's side."""
+    positions: PositionKind = "1d"
+    """Fixed positions over the flattened grid as in VideoMAE (1d), or over time, rows and columns apart (3d)."""
 
     @property
     def patch_pixels(self) -> int:
@@ -60,12 +63,16 @@ def build_method(
     Raises:
         ValueError: A combination of settings that has no meaning; the message names the setting.
     """
-    encoder = VideoEncoder(model.encoder, patch_pixels=model.patch_pixels, num_tokens=grid.num_tokens)
+    encoder = VideoEncoder(
+        model.encoder,
+        patch_pixels=model.patch_pixels,
+        positions=position_table(model.positions, grid, model.encoder.embed_dim),
+    )
     decoder = MaskedDecoder(
         model.decoder,
         encoder_dim=model.encoder.embed_dim,
         patch_pixels=model.patch_pixels,
-        num_tokens=grid.num_tokens,
+        positions=position_table(model.positions, grid, model.decoder.embed_dim),
     )
     update: SamplerUpdate
     match masking.visible:

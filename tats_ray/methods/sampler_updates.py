@@ -196,9 +196,7 @@ class PPOUpdate:
         self.updates += 1
         if self.stage == "policy" and self.config.ppo.target_nats is not None:
             nats = stepper.mean(nats_before.sum(), count=len(nats_before))
-            self.temperature = adapt_temperature(
-                self.temperature, nats=nats, target_nats=self.config.ppo.target_nats
-            )
+            self.temperature = adapt_temperature(self.temperature, nats=nats, target_nats=self.config.ppo.target_nats)
 
     def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
         """Move on to the next stage when its criterion is met, or its step limit is reached."""

@@ -7,7 +7,7 @@ the scores of a query, which softmax takes away again, so outputs are equal and 
 import math
 from typing import Any, Self
 
-import torch
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class BlockStack(nn.Module):
                 drop_path=rate,
                 norm_layer=Norm,
             )
-            for rate in torch.linspace(0, drop_path_rate, config.depth).tolist()
+            for rate in np.linspace(0, drop_path_rate, config.depth).tolist()
         )
 
     def forward(self, tokens: Tensor) -> Tensor:

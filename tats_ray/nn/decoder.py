@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tats_ray.nn.blocks import BlockStack, Norm, StackConfig, init_weights
 from tats_ray.nn.encoder import Size
-from tats_ray.nn.positions import sincos_positions
 
 
 class DecoderConfig(StackConfig):
@@ -56,16 +55,16 @@ class MaskedDecoder(nn.Module):
         config: The shape.
         encoder_dim: Width of the visible tokens.
         patch_pixels: Values predicted for each target token.
-        num_tokens: Tokens of a whole clip.
+        positions: What is added to each token of a whole clip, ``[tokens, embed_dim]``.
     """
 
     positions: Tensor
 
-    def __init__(self, config: DecoderConfig, *, encoder_dim: int, patch_pixels: int, num_tokens: int) -> None:
+    def __init__(self, config: DecoderConfig, *, encoder_dim: int, patch_pixels: int, positions: Tensor) -> None:
         super().__init__()
         self.bridge = nn.Linear(encoder_dim, config.embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.empty(config.embed_dim))
-        self.register_buffer("positions", sincos_positions(num_tokens, config.embed_dim), persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
         self.stack = BlockStack(config)
         self.norm = Norm(config.embed_dim)
         self.head = nn.Linear(config.embed_dim, patch_pixels)

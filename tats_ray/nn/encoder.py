@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tats_ray.nn.blocks import BlockStack, Norm, StackConfig, init_weights
 from tats_ray.nn.patches import TubeletEmbed, take_tokens
-from tats_ray.nn.positions import sincos_positions
 
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
@@ -51,15 +50,15 @@ class VideoEncoder(nn.Module):
     Args:
         config: The shape.
         patch_pixels: Values of one patch: frames x height x width x 3.
-        num_tokens: Tokens of a whole clip.
+        positions: What is added to each token of a whole clip, ``[tokens, embed_dim]``.
     """
 
     positions: Tensor
 
-    def __init__(self, config: EncoderConfig, *, patch_pixels: int, num_tokens: int) -> None:
+    def __init__(self, config: EncoderConfig, *, patch_pixels: int, positions: Tensor) -> None:
         super().__init__()
         self.embed = TubeletEmbed(patch_pixels, config.embed_dim)
-        self.register_buffer("positions", sincos_positions(num_tokens, config.embed_dim), persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
         self.stack = BlockStack(config, drop_path_rate=config.drop_path_rate)
         self.norm = Norm(config.embed_dim)
         self.reset_parameters()
@@ -85,7 +84,7 @@ class VideoEncoder(nn.Module):
         if patches.shape[1] != len(self.positions):
             raise ValueError(
                 f"patches must hold the {len(self.positions)} tokens this encoder was built for, "
-                f"got {patches.shape[1]}; build it with num_tokens={patches.shape[1]}"
+                f"got {patches.shape[1]}; build it with a position for each of {patches.shape[1]}"
             )
         if idx is None:
             tokens = self.embed(patches) + self.positions

@@ -77,7 +77,9 @@ class GradientStepper:
 
     def mean(self, total: Tensor, *, count: int) -> float:
         """Return the mean over all workers."""
-        both = torch.stack([total.double().to(self.context.device), torch.tensor(float(count), device=self.context.device).double()])
+        both = torch.stack(
+            [total.double().to(self.context.device), torch.tensor(float(count), device=self.context.device).double()]
+        )
         self.context.all_reduce(both)
         value, number = both.tolist()
         return value / max(number, 1.0)

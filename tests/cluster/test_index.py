@@ -65,7 +65,8 @@ def test_the_command_fails_with_one_line(tmp_path):
 
 
 @pytest.mark.ray
-def test_index_keeps_the_order_and_lists_what_it_rejects(folder, tmp_path):
+def test_index_keeps_the_order_and_lists_what_it_rejects(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "VIDEOS_PER_BLOCK", 1)
     report = index_videos(folder, out=tmp_path / "new" / "set.parquet", workers=2)
     manifest = Manifest.read(tmp_path / "new" / "set.parquet")
     names = [Path(manifest.record(row).path).name for row in range(len(manifest))]

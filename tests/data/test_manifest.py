@@ -50,9 +50,24 @@ def test_select_keeps_the_order_asked_for(manifest):
     assert [manifest.select([3, 1]).record(index) for index in (0, 1)] == [make_record(3), make_record(1)]
 
 
-def test_a_record_past_the_end_is_an_error(manifest):
-    with pytest.raises(IndexError):
-        manifest.record(5)
+def test_rows_count_from_both_ends_and_no_further(manifest):
+    assert manifest.record(-1) == make_record(4)
+    for row in (5, -6):
+        with pytest.raises(IndexError):
+            manifest.record(row)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(manifest, tmp_path, monkeypatch):
+    def fail(table, path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    manifest.write(tmp_path / "manifest.parquet")
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        manifest.select([0]).write(tmp_path / "manifest.parquet")
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.parquet"]
+    assert len(Manifest.read(tmp_path / "manifest.parquet")) == 5
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
@@ -113,7 +128,7 @@ def test_probe_averages_a_variable_rate(count_video, tmp_path):
 
 def test_probe_refuses_what_does_not_decode(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
-    with pytest.raises(DecodeError, match="bad.mp4: Invalid data"):
+    with pytest.raises(DecodeError, match=r"bad\.mp4: Invalid data"):
         probe(tmp_path / "bad.mp4")
 
 

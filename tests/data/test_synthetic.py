@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from tats_ray.data import synthetic
 from tats_ray.data.clips import ClipConfig, load_center_clip, load_clip
 from tats_ray.data.decode import Crop, decode_frames
 from tats_ray.data.manifest import probe_record, truth_path
@@ -40,6 +41,33 @@ def test_sprites_carry_their_texture_along_their_tracks(seed, camera):
         shown = covered(tracks, sprite, 96, shrink=2) & ~hidden
         means = [frame[seen].mean(0) for frame, seen in zip(video, shown, strict=True) if seen.sum() > 100]
         assert np.std(means, axis=0).max() < 6  # its own colour throughout; parts of it may be hidden
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_ground_and_textures_move_by_parts_of_a_pixel(axis, monkeypatch):
+    """With ramps for textures, what moves by a tenth of a pixel changes by a tenth of the ramp's slope."""
+    slope, pixels = 2.0, np.arange(96) + 0.5
+
+    def ramp(rng, side):
+        across = np.broadcast_to(slope * np.arange(side, dtype=np.float32), (side, side))
+        return np.repeat((across if axis == 0 else across.T)[..., None], 3, axis=2)
+
+    def along_columns(frames):  # [frames, rows, columns], turned so that the ramp runs along the columns
+        return frames if axis == 0 else frames.transpose(0, 2, 1)
+
+    monkeypatch.setattr(synthetic, "_texture", ramp)
+    video, tracks = draw_clip(np.random.default_rng(3), STILL.model_copy(update={"camera": True}))
+    twin = tracks.x[:, 0] if axis == 0 else tracks.y[:, 0]  # goes with the camera, as the ground does
+    values = along_columns(video[..., 0].astype(float))
+    sprites = np.any([covered(tracks, s, 96, shrink=-2) for s in range(len(tracks.moving))], axis=0)
+    flat = values - slope * (pixels - twin[:, None, None])
+    assert np.ptp(flat[~along_columns(sprites)]) <= 1.01  # rounding to grey levels
+    for sprite in range(len(tracks.moving)):
+        others = [covered(tracks, s, 96, shrink=-2) for s in range(sprite + 1, len(tracks.moving))]
+        seen = covered(tracks, sprite, 96, shrink=2) & ~np.any(others or [np.zeros_like(sprites)], axis=0)
+        place = tracks.x[:, sprite] if axis == 0 else tracks.y[:, sprite]
+        inner = (values - slope * (pixels - place[:, None, None]))[along_columns(seen)]
+        assert np.ptp(inner) <= 1.01
 
 
 def test_movers_move_and_twins_stay():

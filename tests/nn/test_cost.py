@@ -13,15 +13,21 @@ from tats_ray.nn.cost import (
 )
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
 from tats_ray.nn.encoder import EncoderConfig, VideoEncoder
+from tats_ray.nn.positions import sincos_positions
 from tats_ray.nn.trajectory import TrajectoryBlock
 
 GIGA = 1e9
 
 
 def autoencoder() -> tuple[VideoEncoder, MaskedDecoder]:
-    encoder = VideoEncoder(EncoderConfig(embed_dim=48, depth=2, num_heads=3), patch_pixels=96, num_tokens=64)
+    encoder = VideoEncoder(
+        EncoderConfig(embed_dim=48, depth=2, num_heads=3), patch_pixels=96, positions=sincos_positions(64, 48)
+    )
     decoder = MaskedDecoder(
-        DecoderConfig(embed_dim=32, depth=1, num_heads=2, mlp_ratio=3), encoder_dim=48, patch_pixels=96, num_tokens=64
+        DecoderConfig(embed_dim=32, depth=1, num_heads=2, mlp_ratio=3),
+        encoder_dim=48,
+        patch_pixels=96,
+        positions=sincos_positions(64, 32),
     )
     return encoder, decoder
 

@@ -8,6 +8,7 @@ from tats_ray.geometry import TokenGrid
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
 from tats_ray.nn.encoder import EncoderConfig, VideoEncoder
 from tats_ray.nn.patches import normalized_patches, patchify, take_tokens
+from tats_ray.nn.positions import sincos_positions
 
 GRID = TokenGrid(time=2, height=4, width=4)
 PIXELS = 2 * 8 * 8 * 3
@@ -17,7 +18,9 @@ VISIBLE_IDX = torch.tensor([[1, 9, 20], [0, 5, 31]])
 def decoder() -> MaskedDecoder:
     torch.manual_seed(0)
     config = DecoderConfig(embed_dim=16, depth=2, num_heads=2)
-    return MaskedDecoder(config, encoder_dim=24, patch_pixels=PIXELS, num_tokens=GRID.num_tokens)
+    return MaskedDecoder(
+        config, encoder_dim=24, patch_pixels=PIXELS, positions=sincos_positions(GRID.num_tokens, config.embed_dim)
+    )
 
 
 def test_predictions_follow_the_order_of_the_targets() -> None:
@@ -90,7 +93,9 @@ def converted_stack(theirs: dict[str, Tensor], *, source: str, target: str) -> d
 def converted(model: VideoMAEForPreTraining) -> tuple[VideoEncoder, MaskedDecoder]:
     theirs = model.state_dict()
     encoder = VideoEncoder(
-        EncoderConfig(embed_dim=24, depth=2, num_heads=3), patch_pixels=PIXELS, num_tokens=GRID.num_tokens
+        EncoderConfig(embed_dim=24, depth=2, num_heads=3),
+        patch_pixels=PIXELS,
+        positions=sincos_positions(GRID.num_tokens, 24),
     )
     kernel = theirs["videomae.embeddings.patch_embeddings.projection.weight"]
     encoder.load_state_dict(

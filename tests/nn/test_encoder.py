@@ -6,6 +6,7 @@ from torch import nn
 from tats_ray.nn.blocks import init_weights
 from tats_ray.nn.decoder import DECODER_SIZES, DecoderConfig, MaskedDecoder
 from tats_ray.nn.encoder import ENCODER_SIZES, EncoderConfig, VideoEncoder
+from tats_ray.nn.positions import sincos_positions
 from tats_ray.nn.trajectory import TrajectoryBlock
 
 TOKENS, PIXELS = 20, 96
@@ -15,7 +16,7 @@ SMALL = EncoderConfig(embed_dim=16, depth=2, num_heads=2)
 def encoder(**changes: object) -> VideoEncoder:
     torch.manual_seed(0)
     config = EncoderConfig.model_validate(SMALL.model_dump() | changes)
-    return VideoEncoder(config, patch_pixels=PIXELS, num_tokens=TOKENS)
+    return VideoEncoder(config, patch_pixels=PIXELS, positions=sincos_positions(TOKENS, config.embed_dim))
 
 
 def patches(tokens: int = TOKENS) -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_drop_path_rises_linearly_and_is_off_in_evaluation() -> None:
 
 
 def test_positions_are_not_saved_so_another_clip_length_loads_the_same_weights() -> None:
-    longer = VideoEncoder(SMALL, patch_pixels=PIXELS, num_tokens=2 * TOKENS)
+    longer = VideoEncoder(SMALL, patch_pixels=PIXELS, positions=sincos_positions(2 * TOKENS, SMALL.embed_dim))
     longer.load_state_dict(encoder().state_dict())
     assert torch.equal(longer(patches().repeat(1, 2, 1), IDX), encoder()(patches(), IDX))
 
@@ -87,7 +88,9 @@ def test_a_clip_of_another_length_is_refused() -> None:
     "module",
     [
         encoder(),
-        MaskedDecoder(DecoderConfig(depth=1), encoder_dim=16, patch_pixels=PIXELS, num_tokens=TOKENS),
+        MaskedDecoder(
+            DecoderConfig(depth=1), encoder_dim=16, patch_pixels=PIXELS, positions=sincos_positions(TOKENS, 384)
+        ),
         TrajectoryBlock(16, 2),
     ],
     ids=lambda module: type(module).__name__,
@@ -109,7 +112,7 @@ def test_weights_are_drawn_as_in_videomae() -> None:
 
 
 def test_sizes_are_those_of_the_vit_family() -> None:
-    base = VideoEncoder(EncoderConfig.of_size("base"), patch_pixels=1536, num_tokens=8)
+    base = VideoEncoder(EncoderConfig.of_size("base"), patch_pixels=1536, positions=sincos_positions(8, 768))
     # 12 blocks of 12 d^2 + 13 d, norm, embedding with bias.
     assert sum(p.numel() for p in base.parameters()) == 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + 1537 * 768
     assert list(ENCODER_SIZES) == list(DECODER_SIZES) == ["tiny", "small", "base", "large", "huge"]

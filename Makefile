@@ -1,0 +1,44 @@
+# Everything a newcomer needs: `make pretrain` and `make test`. Each makes the virtual environment when it is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RESULTS ?= $(CURDIR)/runs
+VIDEOS ?=
+ARGS ?=
+
+.PHONY: pretrain test lint test-slow sweep clean
+
+pretrain: $(VENV)/installed
+ifeq ($(VIDEOS),)
+	$(BIN)/python pipelines/make_videos.py $(RESULTS)/videos/synthetic
+	$(BIN)/python pipelines/index_videos.py $(RESULTS)/videos/synthetic --out $(RESULTS)/videos/synthetic.parquet
+	$(BIN)/python pipelines/pretrain.py results=$(RESULTS) data.manifest=$(RESULTS)/videos/synthetic.parquet $(ARGS)
+else
+	$(BIN)/python pipelines/index_videos.py "$(VIDEOS)" --out "$(RESULTS)/videos/own.parquet"
+	$(BIN)/python pipelines/pretrain.py results=$(RESULTS) name=own data.manifest=$(RESULTS)/videos/own.parquet $(ARGS)
+endif
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+sweep: $(VENV)/installed
+	$(BIN)/python tune_spaces/sweep_mask_ratio.py results=$(RESULTS)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

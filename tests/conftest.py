@@ -1,0 +1,92 @@
+"""Small things that many tests share: one grid, random clips, a method around tiny modules."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tats_ray.data.clips import ClipBatch
+from tats_ray.geometry import TokenGrid
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.methods.build import MaskingConfig, ModelConfig, VisibleConfig, build_method
+from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.nn.decoder import DecoderConfig
+from tats_ray.nn.encoder import EncoderConfig
+from tats_ray.rl.ppo import PPOConfig
+from tats_ray.training.context import LocalContext, WorkerContext
+from tats_ray.training.optim import OptimConfig, constant_trainable, cosine_trainable
+from tats_ray.training.stepper import GradientStepper
+
+FRAMES, SIDE = 8, 16
+MODEL = ModelConfig(
+    encoder=EncoderConfig(embed_dim=16, depth=1, num_heads=2),
+    decoder=DecoderConfig(embed_dim=16, depth=1, num_heads=2),
+    patch_size=4,
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Results that do not depend on the cores of the machine, and no threads that wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def grid() -> TokenGrid:
+    return TokenGrid(time=4, height=4, width=4)
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelConfig:
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def tats() -> TATSConfig:
+    """A small sampler that updates often."""
+    return TATSConfig(embed_dim=8, num_heads=2, ppo=PPOConfig(rollout_steps=2, update_epochs=2))
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., ClipBatch]:
+    """Make clips of noise that depend on their rows alone, so that shares of a batch hold the same clips."""
+
+    def make(rows: range | list[int], *, seed: int = 0) -> ClipBatch:
+        noise = torch.Generator().manual_seed(seed)
+        every = torch.randint(0, 256, (8, FRAMES, SIDE, SIDE, 3), dtype=torch.uint8, generator=noise)
+        row = torch.tensor(list(rows), dtype=torch.int64)
+        return ClipBatch(video=every[row], row=row)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_method(grid: TokenGrid) -> Callable[..., MaskedAutoencoding]:
+    """Build a method around tiny modules, of 8 clips a step."""
+
+    def make(visible: VisibleConfig, *, seed: int = 0, total_steps: int = 100) -> MaskedAutoencoding:
+        torch.manual_seed(seed)
+        masking = MaskingConfig(mask_ratio=0.75, visible=visible)
+        return build_method(MODEL, masking, grid=grid, total_steps=total_steps, global_batch=8, seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_stepper() -> Callable[..., GradientStepper]:
+    """Give every trainable of a method its optimiser, as a worker does."""
+
+    def make(
+        method: MaskedAutoencoding, *, context: WorkerContext | None = None, config: OptimConfig | None = None
+    ) -> GradientStepper:
+        config = config or OptimConfig(base_learning_rate=0.05, warmup_share=0.0)
+        trainables = {
+            name: constant_trainable(module, learning_rate=3e-3, max_grad_norm=0.5)
+            if name == "sampler"
+            else cosine_trainable(module, config, global_batch=8, total_steps=100)
+            for name, module in method.trainables().items()
+        }
+        context = context or LocalContext(torch.device("cpu"))
+        return GradientStepper(trainables, context, precision="fp32", max_skipped_steps=config.max_skipped_steps)
+
+    return make
