@@ -20,7 +20,7 @@ from tats_ray.data.manifest import VideoRecord, truth_path
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
 SPEED = (0.01, 0.025)  # of a mover, in sides of the frame per frame of the video
 CAMERA_REACH = 0.08  # how far the camera wanders from its first position along each axis, in sides of the frame
-SPECTRUM = 1.3  # the amplitude of a texture falls with frequency to this power; that of natural images with 1 to 1.5
+SPECTRUM = 1.1  # the amplitude of a texture falls with frequency to this power; that of natural images with 1 to 1.5
 PLACEMENTS = 32  # drawn before the one with the least overlap is kept
 SAMPLES = 8  # sample points along each side of a token when its covered share is measured
 
@@ -249,7 +249,7 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     fields = np.fft.irfft2((noise[0] + 1j * noise[1]) * frequency**-SPECTRUM, s=(side, side))
     fields /= fields.std(axis=(1, 2), keepdims=True)
     colours = fields[0][..., None] + 0.5 * np.moveaxis(fields[1:], 0, -1)  # one brightness, weaker colours
-    return (rng.uniform(70, 185, 3) + rng.uniform(20, 40) * colours).astype(np.float32)
+    return (rng.uniform(90, 165, 3) + rng.uniform(30, 50) * colours).astype(np.float32)
 
 
 def _window(texture: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:

@@ -113,8 +113,9 @@ def visible_sites(grid: TokenGrid, mask_ratio: float) -> int:
 
 def _checked(visible: int, of: int, mask_ratio: float, what: str) -> int:
     if not 0 < visible < of:
+        lowest, highest = math.ceil(1e4 / of) / 1e4, math.floor(1e4 - 1e4 / of) / 1e4  # rounded inwards: both work
         raise ValueError(
             f"masking.mask_ratio must leave both visible and hidden {what}, got {mask_ratio}, which leaves {visible} of "
-            f"{of} visible; choose a value from {1 / of:.4g} to {1 - 1 / of:.4g}"
+            f"{of} visible; choose a value from {lowest} to {highest}"
         )
     return visible

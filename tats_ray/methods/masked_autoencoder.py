@@ -139,14 +139,14 @@ class MaskedAutoencoding:
             averages.add(f"sampler/{name}_lift", lift(probability[known], amount[known]))
 
     def scores(self, patches: Tensor) -> Scores | None:
-        """Return the sampler's scores whatever its stage; None for a fixed rule."""
-        match self.update.scorer:
-            case None:
-                return None
-            case _ if self.update.stage == "joint":
-                return self.update.score(patches)
-            case scorer:
-                return scorer(patches)
+        """Return the sampler's scores whatever its stage, without dropout; None for a fixed rule."""
+        scorer = self.update.scorer
+        if scorer is None:
+            return None
+        scorer.eval()
+        scores = self.update.score(patches) if self.update.stage == "joint" else scorer(patches)
+        scorer.train()
+        return scores
 
     def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
         """Let the sampler switch its stages."""

@@ -1,0 +1,1 @@
+"""Entry points: parse, call one function, print where the results are."""

@@ -1,0 +1,1 @@
+"""Runnable search spaces: base recipe, metric, and the domains of dotted paths."""
