@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser(__doc__ or "", RECIPES, default="tiny")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming an interrupted run")
-    parser.add_argument("--dry-run", action="store_true", help="print config, token counts, parameters and FLOPs; start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print config, token counts, parameters and FLOPs; start nothing"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     try:
         run = resolve(parsed, recipe)

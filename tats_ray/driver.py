@@ -7,14 +7,17 @@
 """
 
 import json
+import logging
 import os
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.overrides import ConfigError, flatten
@@ -23,7 +26,7 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import split_held_out
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run
-from tats_ray.tracking.store import resolve_uri
+from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError, latest_checkpoint, verify_checkpoint
 from tats_ray.training.stepper import NotFiniteError
@@ -32,12 +35,21 @@ from tats_ray.worker import SUMMARY, Launch
 RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
 
-FREE_TO_CHANGE = ("cluster.", "tracking.", "results", "training.keep_checkpoints", "data.max_failed_share")
-"""Settings that may differ when a run is resumed: they do not change what is learnt."""
-
+FREE_TO_CHANGE = (
+    "cluster.",
+    "tracking.",
+    "results",
+    "training.keep_checkpoints",
+    "data.manifest",
+    "data.max_failed_share",
+)
+"""Settings that may differ when a run is resumed: they do not change what is learnt (videos go by their hash)."""
 
 PASSED_ON = ("MLFLOW_", "AWS_")
 """Environment variables that reach the workers: addresses and credentials of the run's record."""
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Terminated(BaseException):
@@ -76,6 +88,11 @@ def conduct(
         RunFailedError: It cannot start, or failed; everything is recorded.
         KeyboardInterrupt, Terminated: It was interrupted; recorded as KILLED.
     """
+    with _terminable():
+        return _conduct(run, execute, fresh=fresh, parent_run_id=parent_run_id)
+
+
+def _conduct(run: TrainRun, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None) -> Outcome:
     try:
         run, manifest = prepare(run)
         folder, resumed_from = claim(run, manifest, fresh=fresh)
@@ -84,10 +101,9 @@ def conduct(
         raise RunFailedError(str(error)) from error
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
-    status = "FAILED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
-        with _terminable():
-            execute(launch)
+        execute(launch)
         status = "FINISHED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
@@ -95,8 +111,7 @@ def conduct(
     except BaseException as error:
         raise RunFailedError(_record_failure(folder, error)) from error
     finally:
-        write_status(folder, status, handle)
-        end_run(handle, status=status)
+        _end(folder, status, handle)
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
@@ -111,10 +126,10 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
             "data.manifest is not set; index your videos first: python pipelines/index_videos.py FOLDER --out "
             "manifest.parquet, then add data.manifest=manifest.parquet"
         )
-    results = run.results or os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
+    results = results_root(run)
     data = run.data.model_copy(update={"manifest": absolute(run.data.manifest, "data.manifest")})
     init = None if run.init is None else absolute(run.init, "init")
-    run = run.model_copy(update={"data": data, "results": absolute(results, "results"), "init": init})
+    run = run.model_copy(update={"data": data, "results": str(results), "init": init})
     assert data.manifest is not None
     manifest = Manifest.read(data.manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
@@ -123,12 +138,32 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     span = (data.num_frames - 1) * data.frame_stride + 1
     if longest < span:
         raise ConfigError(
-            f"a clip of data.num_frames={data.num_frames} at data.frame_stride={data.frame_stride} spans {span} frames, "
-            f"longer than every video of {data.manifest} (longest: {longest} frames); lower one of the two"
+            f"a clip of data.num_frames={data.num_frames} at data.frame_stride={data.frame_stride} spans {span} "
+            f"frames, longer than every video of {data.manifest} (longest: {longest} frames); lower one of the two"
         )
     if init is not None:
-        verify_checkpoint(Path(init))
+        _check_init(Path(init))
     return run, manifest
+
+
+def _check_init(folder: Path) -> None:
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError as error:
+        raise ConfigError(
+            f"init={folder} is no intact checkpoint ({error}); name a folder such as <results>/<name>/0001/checkpoints/"
+            f"step_00000200, or leave init out"
+        ) from error
+
+
+def results_root(run: TrainRun) -> Path:
+    """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
+
+    Raises:
+        ConfigError: It is relative inside a Ray job.
+    """
+    default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
+    return Path(absolute(run.results or default, "results"))
 
 
 def absolute(path: str, knob: str) -> str:
@@ -140,8 +175,8 @@ def absolute(path: str, knob: str) -> str:
     expanded = Path(path).expanduser()
     if not expanded.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise ConfigError(
-            f"{knob} must be an absolute path in a Ray job, got {path!r}: the job runs in a copy of the working directory "
-            f"that is removed with it"
+            f"{knob} must be an absolute path in a Ray job, got {path!r}: the job runs in a copy of the working "
+            f"directory that is removed with it"
         )
     return str(expanded.absolute())
 
@@ -161,9 +196,9 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"results={run.results} cannot be written: {error}") from error
-    numbers = sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
-    if numbers:
-        newest = root / f"{numbers[-1]:04d}"
+    number = next_number(root)
+    if number > 1:
+        newest = root / f"{number - 1:04d}"
         status = read_status(newest)
         if status.get("status") == "RUNNING":
             _check_abandoned(newest, status)
@@ -175,12 +210,20 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
         if status.get("status") == "RUNNING":  # given up: it ends here, as what it was
             uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
             handle = RunHandle(uri=uri, run_id=status["mlflow_run_id"], experiment_id="")
-            write_status(newest, "KILLED", handle)
-            end_run(handle, status="KILLED")
-    folder = root / f"{(numbers[-1] if numbers else 0) + 1:04d}"
-    folder.mkdir()
-    (folder / "run.yaml").write_text(to_yaml(run))
+            _end(newest, "KILLED", handle)
+    folder = root / f"{number:04d}"
+    try:
+        folder.mkdir()
+        (folder / "run.yaml").write_text(without_credentials(to_yaml(run)))
+    except OSError as error:
+        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
     return folder, None
+
+
+def next_number(root: Path) -> int:
+    """Return the number after the highest that a folder below ``root`` has; they start at 1."""
+    taken = [int(path.name) for path in root.glob("*") if path.name.isdigit()]
+    return max(taken, default=0) + 1
 
 
 def read_status(folder: Path) -> dict:
@@ -223,6 +266,15 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
     return handle
 
 
+def _end(folder: Path, status: Literal["FINISHED", "FAILED", "KILLED"], handle: RunHandle) -> None:
+    """Record how a run ended; a store that is away by now changes nothing about that."""
+    write_status(folder, status, handle)
+    try:
+        end_run(handle, status=status)
+    except TrackingError as error:
+        _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
+
+
 def _check_abandoned(folder: Path, status: dict) -> None:
     if status["host"] != socket.gethostname() or status["pid"] == os.getpid():
         return
@@ -233,7 +285,8 @@ def _check_abandoned(folder: Path, status: dict) -> None:
     except PermissionError:
         pass
     raise ConfigError(
-        f"run {folder} is being trained by process {status['pid']} now; wait for it, stop it, or give this run another name="
+        f"run {folder} is being trained by process {status['pid']} now; wait for it, stop it, or give this run "
+        f"another name="
     )
 
 
@@ -249,8 +302,8 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
         changed.append(f"the content of {run.data.manifest} has changed")
     if changed:
         raise ConfigError(
-            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume it, "
-            f"start anew with --fresh, or give this run another name="
+            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume "
+            f"it, start anew with --fresh, or give this run another name="
         )
 
 
@@ -270,6 +323,9 @@ def _terminable() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Terminated
 
+    if threading.current_thread() is not threading.main_thread():  # a trial of a sweep; its process gets the signal
+        yield
+        return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield

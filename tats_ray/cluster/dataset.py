@@ -62,7 +62,7 @@ def _stream(
 
 
 def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, np.ndarray]:
-    """Decode one block of manifest rows; a clip that fails becomes a marked row, so that order and counts stay exact."""
+    """Decode one block of manifest rows; a clip that fails becomes a marked row: order and counts stay exact."""
     samples = [_decode(row, config, seed) for row in table.to_pylist()]
     shape = (config.num_frames, config.crop_size, config.crop_size, 3)
     empty = np.zeros(shape, np.uint8)  # a column has one shape

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 
 import ray
 from ray.data import DataContext
@@ -41,7 +43,12 @@ def start_ray(num_cpus: int | None = None) -> None:
             os.environ.setdefault(name, value)
         cpus = num_cpus or _cores() + SPARE_CPUS
         local = {} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        if not address:  # a token is asked for, as Ray has it by default; only the line that says so is left out
+            logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+        on_term = signal.getsignal(signal.SIGTERM)
         ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray's native code took it, to print a stack and abort
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     context = DataContext.get_current()

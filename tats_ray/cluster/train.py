@@ -1,5 +1,6 @@
-"""A run on Ray Train: checked against the cluster first, then a TorchTrainer whose workers each live a worker's life."""
+"""A run on Ray Train: checked against the cluster, then a TorchTrainer whose workers each live a worker's life."""
 
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -35,20 +37,26 @@ def run_on_ray(launch: Launch) -> None:
         ConfigError: The cluster is too small; Ray would wait for ever.
     """
     start_ray()
-    cluster = launch.run.cluster
-    use_gpu = check_fits(cluster, ray.cluster_resources())
     board = ProgressBoard.remote()
-    trainer = make_trainer(launch, board, use_gpu=use_gpu)
     with _bar(board):
-        trainer.fit()
+        fit(launch, board)
+
+
+def fit(launch: Launch, board: "ray.actor.ActorHandle") -> None:
+    """Train on a Ray that runs already.
+
+    Raises:
+        ConfigError: The cluster is too small; Ray would wait for ever.
+    """
+    use_gpu = check_fits(launch.run.cluster, ray.cluster_resources())
+    with _interruptible():
+        make_trainer(launch, board, use_gpu=use_gpu).fit()
     failure = ray.get(board.read_failure.remote())
     if failure is not None:
         raise failure
 
 
-def make_trainer(
-    launch: Launch, board: "ray.actor.ActorHandle", *, use_gpu: bool, callbacks: list[Any] | None = None
-) -> TorchTrainer:
+def make_trainer(launch: Launch, board: "ray.actor.ActorHandle", *, use_gpu: bool) -> TorchTrainer:
     """Build the trainer of a run; its experiment folder is the run's folder."""
     cluster = launch.run.cluster
     return TorchTrainer(
@@ -64,7 +72,6 @@ def make_trainer(
             storage_path=str(launch.folder.parent),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=callbacks or [],
         ),
     )
 
@@ -84,8 +91,8 @@ def check_fits(cluster: ClusterConfig, resources: Mapping[str, float]) -> bool:
     gpus = resources.get("GPU", 0.0)
     if cluster.use_gpu and gpus < cluster.num_workers:
         raise ConfigError(
-            f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, and Ray "
-            f"has {gpus:g}; use fewer workers, or cluster.use_gpu=null"
+            f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, and "
+            f"Ray has {gpus:g}; use fewer workers, or cluster.use_gpu=null"
         )
     return gpus >= cluster.num_workers if cluster.use_gpu is None else cluster.use_gpu
 
@@ -108,6 +115,21 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
+    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _bar(board: "ray.actor.ActorHandle") -> Iterator[None]:
     """Show the board's state until the block ends."""
     over = threading.Event()
@@ -117,7 +139,10 @@ def _bar(board: "ray.actor.ActorHandle") -> Iterator[None]:
             show()
 
     def show() -> None:
-        state = ray.get(board.read.remote(), timeout=10)
+        try:
+            state = ray.get(board.read.remote(), timeout=10)
+        except RayError:  # busy or dying: the bar waits, and what is wrong the run itself tells
+            return
         if state is not None:
             bar.update(state)
 

@@ -20,10 +20,11 @@ def make_parser(description: str, recipes: Recipes, *, default: str) -> argparse
         description=description, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-h", "--help", action=_FullHelp, recipes=recipes, default_recipe=default)
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--recipe", metavar="NAME", default=default, help=f"named run to start from (default: {default})"
     )
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML of a run, instead of a recipe")
+    start.add_argument("--config", metavar="FILE", type=Path, help="YAML of a run, instead of a recipe")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="knobs to change, by dotted path")
     return parser
 

@@ -29,7 +29,7 @@ class Knob:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``path=value``; the value is read as YAML, so ``null``, ``true``, ``[1, 2]`` and ``1e-3`` mean what they say.
+    """Split ``path=value``; the value is read as YAML, so ``null``, ``true``, ``[1, 2]`` mean what they say.
 
     Raises:
         ConfigError: There is no ``=``, or the value is not YAML.
@@ -59,7 +59,7 @@ def change(run: TrainRun, overrides: Iterable[tuple[str, Any]]) -> TrainRun:
         *parents, leaf = path.split(".")
         node = tree
         for name in parents:
-            node = node[name]
+            node = node.setdefault(name, {})
         if leaf == "kind" and node["kind"] != value:
             node.clear()
         node[leaf] = value
@@ -136,18 +136,21 @@ def _type_name(annotation: Any) -> str:
         return _type_name(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return " | ".join("null" if kind is type(None) else _type_name(kind) for kind in get_args(annotation))
-    if get_origin(annotation) is not None:
-        return str(annotation)
+    if get_origin(annotation) is tuple:
+        return f"[{', '.join('...' if part is Ellipsis else _type_name(part) for part in get_args(annotation))}]"
     return getattr(annotation, "__name__", str(annotation))
 
 
 def _explain(item: Any) -> str:
-    kinds = {"random", "tube", "adamae", "tats"}
-    path = ".".join(str(part) for part in item["loc"] if part not in kinds)
+    known = {knob.path: knob.type for knob in knobs(TrainRun())}
+    tags = {kind for path, kinds in known.items() if path.endswith(".kind") for kind in kinds.split(" | ")}
+    path = ".".join(str(part) for part in item["loc"] if part not in tags)
+    if item["type"] == "union_tag_invalid":
+        return f"{path}.kind: must be one of {known[f'{path}.kind']}, got {item['input'].get('kind')!r}"
     if item["type"] == "extra_forbidden":
-        known = {knob.path for knob in knobs(TrainRun())}
-        if path in known:
-            return f"{path} belongs to another kind than the one chosen; set {path.rsplit('.', 1)[0]}.kind, or leave it out"
+        if any(knob == path or knob.startswith(f"{path}.") for knob in known):
+            slot = path.rpartition(".")[0]
+            return f"{path} belongs to another kind than the one chosen; set {slot}.kind, or leave it out"
         return str(unknown_knob(path, known))
     message = item["msg"].removeprefix("Value error, ")
     if not path or "got" in message:

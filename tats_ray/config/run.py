@@ -3,11 +3,12 @@
 import math
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.clips import ClipConfig
 from tats_ray.geometry import TokenGrid
-from tats_ray.methods.build import MaskingConfig, ModelConfig, visible_rule
+from tats_ray.methods.build import MaskingConfig, ModelConfig, build_method
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.loop import TrainingConfig
 from tats_ray.training.optim import OptimConfig
@@ -21,7 +22,7 @@ class DataConfig(ClipConfig):
     held_out: int = Field(64, ge=1)
     """Videos never trained on, for validation; at most a fifth of all."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
-    """The run stops when more than this share of its clips could not be decoded; failed clips are left out and listed."""
+    """The run stops when more than this share of its clips could not be decoded; these are left out and listed."""
 
 
 class ClusterConfig(BaseModel):
@@ -31,7 +32,7 @@ class ClusterConfig(BaseModel):
 
     num_workers: int = Field(1, ge=0)
     """Ray Train workers; 0 trains in this process without Ray."""
-    use_gpu: bool | None = None
+    use_gpu: StrictBool | None = None
     """One GPU for each worker; null takes one when the machine or cluster has enough."""
     cpus_per_worker: int = Field(1, ge=1)
     """CPUs that each training worker reserves; decoding takes what is left."""
@@ -53,9 +54,9 @@ class TrainRun(BaseModel):
     seed: int = Field(0, ge=0)
     """Fixes initialisation, order of the clips, crops and draws."""
     results: str | None = None
-    """Folder for checkpoints, pictures and the default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
+    """Folder for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
     init: str | None = None
-    """Folder of a checkpoint whose weights the run starts from: the autoencoder's, and the sampler's if of the same kind."""
+    """Folder of a checkpoint whose weights the run starts from: the autoencoder's, and a sampler's of the same kind."""
     data: DataConfig = DataConfig()
     """Which videos, and how clips are taken from them."""
     model: ModelConfig = ModelConfig()
@@ -90,16 +91,17 @@ class TrainRun(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        visible_rule(self.masking, self.grid)
+        with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
+            build_method(self.model, self.masking, grid=self.grid, total_steps=1, global_batch=1, seed=0)
         if (self.training.epochs is None) == (self.training.steps is None):
             raise ValueError(
-                f"exactly one of training.epochs and training.steps must be given, got epochs={self.training.epochs} and "
-                f"steps={self.training.steps}; set the other to null"
+                f"exactly one of training.epochs and training.steps must be given, got "
+                f"epochs={self.training.epochs} and steps={self.training.steps}; set the other to null"
             )
         workers = max(1, self.cluster.num_workers)
         if self.training.global_batch % workers:
             raise ValueError(
-                f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} and "
-                f"{workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
+                f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} "
+                f"and {workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
             )
         return self

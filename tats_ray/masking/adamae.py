@@ -18,11 +18,11 @@ class AdaMAEConfig(BaseModel):
 
     kind: Literal["adamae"] = "adamae"
     """Strategy by which the visible tokens are chosen."""
-    num_heads: int = Field(8, ge=1)
+    num_heads: int = Field(default=8, ge=1)
     """Attention heads of the scorer's block; its width is the encoder's."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout behind the scorer's projections, as in AdaMAE's published code."""
-    loss_weight: float = Field(1e-4, gt=0)
+    loss_weight: float = Field(default=1e-4, gt=0)
     """Weight of the sampling loss beside the reconstruction loss."""
 
 

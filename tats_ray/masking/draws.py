@@ -1,8 +1,8 @@
 """From scores to index sets: the K earliest of independent exponential clocks.
 
-A token's clock rings after ``Exp(1) / p_i``. The K earliest tokens are K draws from p without replacement, in that order
-(Gumbel top-k, Kool et al. 2019, arXiv 1903.06059). Every strategy takes its randomness from the same clocks, so that two
-strategies, or two numbers of workers, can be compared on equal noise.
+A token's clock rings after ``Exp(1) / p_i``. The K earliest tokens are K draws from p without replacement, in that
+order (Gumbel top-k, Kool et al. 2019, arXiv 1903.06059). Every strategy takes its randomness from the same clocks, so
+that two strategies, or two numbers of workers, can be compared on equal noise.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """MaskPlanner: the visible rule first, then the targets with sight of it, composed into a MaskPlan.
 
-A visible rule is a function of the scores (None when the rule has no scorer, or while its policy is off) and the clocks.
+A visible rule is a function of the scores (None when the rule has no scorer, or while its policy is off) and the
+clocks.
 """
 
 import math
@@ -115,7 +116,7 @@ def _checked(visible: int, of: int, mask_ratio: float, what: str) -> int:
     if not 0 < visible < of:
         lowest, highest = math.ceil(1e4 / of) / 1e4, math.floor(1e4 - 1e4 / of) / 1e4  # rounded inwards: both work
         raise ValueError(
-            f"masking.mask_ratio must leave both visible and hidden {what}, got {mask_ratio}, which leaves {visible} of "
-            f"{of} visible; choose a value from {lowest} to {highest}"
+            f"masking.mask_ratio must leave both visible and hidden {what}, got {mask_ratio}, which leaves {visible} "
+            f"of {of} visible; choose a value from {lowest} to {highest}"
         )
     return visible

@@ -23,13 +23,13 @@ class SwitchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    error_spread: float = Field(0.3, ge=0)
+    error_spread: float = Field(default=0.3, ge=0)
     """The critic starts when the relative errors of a held-out clip's tokens have this standard deviation."""
-    explained_variance: float = Field(0.1, lt=1)
+    explained_variance: float = Field(default=0.1, lt=1)
     """The policy starts when the critic explains this share of held-out errors at two checks in a row."""
-    critic_by: float = Field(0.15, ge=0, le=1)
+    critic_by: float = Field(default=0.15, ge=0, le=1)
     """The critic starts at this share of the run at the latest."""
-    policy_by: float = Field(0.2, ge=0, le=1)
+    policy_by: float = Field(default=0.2, ge=0, le=1)
     """The policy starts at this share of the run at the latest."""
 
 
@@ -40,9 +40,9 @@ class TATSConfig(BaseModel):
 
     kind: Literal["tats"] = "tats"
     """Strategy by which the visible tokens are chosen."""
-    embed_dim: int = Field(192, ge=8)
+    embed_dim: int = Field(default=192, ge=8)
     """Width of the sampler; its cost grows with the square, and at the encoder's width it exceeds the encoder's."""
-    num_heads: int = Field(3, ge=1)
+    num_heads: int = Field(default=3, ge=1)
     """Attention heads of the sampler's trajectory block."""
     switch: SwitchConfig = SwitchConfig()
     """When the sampler is switched on."""
@@ -61,8 +61,8 @@ class TATSScorer(nn.Module):
         super().__init__()
         if config.embed_dim % config.num_heads:
             raise ValueError(
-                f"masking.visible.embed_dim must be a multiple of masking.visible.num_heads, got {config.embed_dim} and "
-                f"{config.num_heads}"
+                f"masking.visible.embed_dim must be a multiple of masking.visible.num_heads, got {config.embed_dim} "
+                f"and {config.num_heads}"
             )
         self.grid = grid
         self.embed = TubeletEmbed(patch_pixels, config.embed_dim)

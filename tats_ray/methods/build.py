@@ -31,9 +31,9 @@ class ModelConfig(BaseModel):
     """The encoder, which is what pre-training is for."""
     decoder: DecoderConfig = DecoderConfig.of_size("base")
     """The decoder, dropped after pre-training."""
-    tubelet_size: int = Field(2, ge=1)
+    tubelet_size: int = Field(default=2, ge=1)
     """Frames of one token."""
-    patch_size: int = Field(16, ge=1)
+    patch_size: int = Field(default=16, ge=1)
     """Pixels of a token's side."""
     positions: PositionKind = "1d"
     """Fixed positions over the flattened grid as in VideoMAE (1d), or over time, rows and columns apart (3d)."""
@@ -49,7 +49,7 @@ class MaskingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    mask_ratio: float = Field(0.9, gt=0, lt=1)
+    mask_ratio: float = Field(default=0.9, gt=0, lt=1)
     """Share of a clip's tokens that is hidden from the encoder."""
     visible: VisibleConfig = TATSConfig()
     """Strategy by which the visible tokens are chosen."""

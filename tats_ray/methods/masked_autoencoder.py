@@ -24,6 +24,8 @@ from tats_ray.nn.decoder import MaskedDecoder
 from tats_ray.nn.encoder import VideoEncoder
 from tats_ray.nn.patches import denormalize, normalized_patches, patchify, take_tokens, unpatchify
 
+COMMON_MASK_RATIO = 0.9
+"""Of the random masks on which all runs are measured alike, whatever their own ratio and sampler."""
 GREY, CONTRAST = 0.5, 0.2
 """Where normalised predictions are put for the eye: mean and standard deviation in pixel units of [0, 1]."""
 
@@ -119,10 +121,10 @@ class MaskedAutoencoding:
         """Measure the error on common random masks, and what the sampler would do."""
         video = held_out.batch.video
         patches = patchify(video, self.grid)
-        plan = self._random_plan(held_out.clocks)
-        prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
-        error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
-        averages.add("validation/random_mask_error", error.mean(1))
+        common = self._random_plan(held_out.clocks, count=max(1, round(self.grid.num_tokens * (1 - COMMON_MASK_RATIO))))
+        averages.add("validation/random_mask_error", self._error(patches, common).mean(1))
+        plan = self._random_plan(held_out.clocks, count=self.planner.rule.count)
+        error = self._error(patches, plan)
         relative = error / error.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
         scores = self.scores(patches)
@@ -171,7 +173,7 @@ class MaskedAutoencoding:
         return Snapshot(
             video=video[0].cpu().numpy(),
             grid=self.grid,
-            random_idx=self._random_plan(clocks).visible_idx[0].cpu().numpy(),
+            random_idx=self._random_plan(clocks, count=self.planner.rule.count).visible_idx[0].cpu().numpy(),
             visible_idx=plan.visible_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
             prediction=_picture(alone, self.grid, tubelet_size=tubelet_size),
@@ -186,8 +188,12 @@ class MaskedAutoencoding:
         """Take over what :meth:`state_dict` returned."""
         self.update.load_state_dict(state)
 
-    def _random_plan(self, clocks: Tensor) -> MaskPlan:
-        visible_idx = random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values
+    def _error(self, patches: Tensor, plan: MaskPlan) -> Tensor:
+        prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
+        return token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+
+    def _random_plan(self, clocks: Tensor, *, count: int) -> MaskPlan:
+        visible_idx = random_tokens(clocks, count=count).sort(dim=1).values
         target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
         return MaskPlan(visible_idx, target_idx, torch.ones(target_idx.shape, device=target_idx.device))
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def token_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of each token, ``[batch, target]`` float32, for ``[batch, target, pixels]`` inputs."""
+    """Return each token's mean squared error, ``[batch, target]`` float32, of ``[batch, target, pixels]`` inputs."""
     return (prediction.float() - target).square().mean(-1)
 
 

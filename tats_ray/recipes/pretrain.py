@@ -11,6 +11,7 @@ from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.build import MaskingConfig, ModelConfig
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig, Size
+from tats_ray.rl.ppo import PPOConfig
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.loop import TrainingConfig
 from tats_ray.training.optim import OptimConfig
@@ -28,10 +29,16 @@ def tiny() -> TrainRun:
             positions="3d",  # with 1d, copying what does not move takes several times as many steps at this size
         ),
         masking=MaskingConfig(
-            mask_ratio=0.9,
-            visible=TATSConfig(embed_dim=32, num_heads=2, switch=SwitchConfig(critic_by=0.6, policy_by=0.7)),
+            # Of 128 tokens, 0.9 would leave 12: most sites are then seen in no slot, and all of them are equally hard.
+            mask_ratio=0.8,
+            visible=TATSConfig(
+                embed_dim=32,
+                num_heads=2,
+                switch=SwitchConfig(critic_by=0.6, policy_by=0.75),
+                ppo=PPOConfig(temperature=0.5),
+            ),
         ),
-        optim=OptimConfig(base_learning_rate=6.4e-2, base_min_learning_rate=6.4e-3),
+        optim=OptimConfig(base_learning_rate=4.8e-2, base_min_learning_rate=4.8e-3),
         training=TrainingConfig(
             steps=1600,
             global_batch=8,

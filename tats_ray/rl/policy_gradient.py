@@ -6,7 +6,8 @@ from torch import Tensor
 def hidden_token_loss(log_prob: Tensor, target_idx: Tensor, error: Tensor) -> Tensor:
     """Return ``-mean_hidden(e_i log p_i)`` of each clip, ``[clips]``.
 
-    No baseline, no value: a pull of p towards the hidden tokens' errors, which fades for a token that is always visible.
+    No baseline, no value: a pull of p towards the hidden tokens' errors, which fades for a token that is always
+    visible.
 
     Args:
         log_prob: ``[clips, tokens]``, float32, with gradient.

@@ -20,23 +20,23 @@ class PPOConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    rollout_steps: int = Field(4, ge=1)
+    rollout_steps: int = Field(default=4, ge=1)
     """Training steps gathered before the sampler is updated."""
-    update_epochs: int = Field(3, ge=1)
+    update_epochs: int = Field(default=3, ge=1)
     """Passes over the gathered rollouts; with 1 pass over 1 step the ratio is always 1 and the clip has no effect."""
-    clip_eps: float = Field(0.2, gt=0, lt=1)
+    clip_eps: float = Field(default=0.2, gt=0, lt=1)
     """Half width of the interval to which the probability ratio is clipped."""
-    temperature: float = Field(1.0, ge=0.02, le=10)
+    temperature: float = Field(default=1.0, ge=0.02, le=10)
     """Entropy weight tau, in units of a clip's mean error: lower prefers hard tokens more strongly."""
-    target_nats: float | None = Field(None, gt=0, lt=2)
+    target_nats: float | None = Field(default=None, gt=0, lt=2)
     """Adapt the temperature until the policy is this many nats from uniform (.05 mild, .15 strong); null keeps it."""
-    value_coef: float = Field(0.5, ge=0)
+    value_coef: float = Field(default=0.5, ge=0)
     """Weight of the critic's squared error."""
-    target_kl: float = Field(0.03, gt=0)
+    target_kl: float = Field(default=0.03, gt=0)
     """An update stops when the new policy is further than this from the one that drew, in nats."""
-    learning_rate: float = Field(1.5e-3, gt=0)
+    learning_rate: float = Field(default=1.5e-3, gt=0)
     """Of the sampler's own AdamW; constant. At large sizes choose it so that ppo/approx_kl is .004 to .008."""
-    max_grad_norm: float = Field(0.5, gt=0)
+    max_grad_norm: float = Field(default=0.5, gt=0)
     """The sampler's gradient is scaled down to this norm."""
 
 

@@ -25,7 +25,7 @@ GRACE_CLIPS = 1000
 
 
 class DataLossError(Exception):
-    """More clips than allowed could not be decoded."""
+    """More clips than allowed could not be decoded, or there are none left."""
 
 
 class TrainingConfig(BaseModel):
@@ -33,25 +33,25 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the training videos; exactly one of epochs and steps is given."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Global batches; exactly one of epochs and steps is given."""
-    global_batch: int = Field(256, ge=1)
+    global_batch: int = Field(default=256, ge=1)
     """Clips of one step over all workers, whatever their number."""
-    micro_batch: int = Field(32, ge=1)
+    micro_batch: int = Field(default=32, ge=1)
     """Clips a worker holds on its device at once; gradients of several are accumulated."""
     precision: Precision = "bf16"
     """Autocast of the forward passes; losses, policies and parameters are float32 in either case."""
     compile: StrictBool = False
     """Compile the autoencoder with torch.compile."""
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(default=100, ge=1)
     """Steps between measurements on held-out clips, which also decide when the sampler is switched on."""
-    picture_every: int = Field(500, ge=1)
+    picture_every: int = Field(default=500, ge=1)
     """Steps between pictures."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Steps between checkpoints; one is taken at the next step at which the sampler's rollout buffer is empty."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
 
 
@@ -88,7 +88,7 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
 
     Raises:
         NotFiniteError: Too many steps had a gradient that was not finite.
-        DataLossError: Too many clips could not be decoded.
+        DataLossError: Too many clips could not be decoded, or the shares ended before the run did.
     """
     averages = Averages()
     clock = _Clock(job, state)
@@ -110,6 +110,11 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
         clock.show()
         if last:
             break
+    if state.step < job.total_steps:
+        raise DataLossError(
+            f"the clips ended after step {state.step} of {job.total_steps}; start the run again, and it goes on from its "
+            f"last checkpoint"
+        )
     return state
 
 
@@ -145,9 +150,10 @@ def _note_failures(job: Job, state: LoopState, share: StepShare) -> None:
 def _log(job: Job, state: LoopState, averages: Averages, clock: "_Clock") -> None:
     means = reduce_means(averages, job.context)
     clock.loss = means.get("reconstruction/loss", float("nan"))
+    clips_per_second, wait_share = clock.read()
     rates = {
-        "throughput/clips_per_second": clock.clips_per_second(),
-        "time/wait_share": clock.wait_share(),
+        "throughput/clips_per_second": clips_per_second,
+        "time/wait_share": wait_share,
         "data/failed_clips": float(state.failed_clips),
         "optimizer/skipped_steps": float(state.skipped_steps),
     }
@@ -156,7 +162,6 @@ def _log(job: Job, state: LoopState, averages: Averages, clock: "_Clock") -> Non
     for name, norm in job.stepper.grad_norms.items():
         rates[f"optimizer/{name}_grad_norm"] = norm
     job.tracker.log_metrics({**means, **rates}, step=state.step)
-    clock.restart()
 
 
 def _validate(job: Job, state: LoopState) -> None:
@@ -209,19 +214,16 @@ def reduce_means(averages: Averages, context: WorkerContext) -> dict[str, float]
 
 
 class _Clock:
-    """Time of a logging window: how much of it was waiting, and how fast clips go."""
+    """Time since the last log: how much of it was waiting, and how fast clips go."""
 
     def __init__(self, job: Job, state: LoopState) -> None:
         self.job = job
         self.state = state
         self.loss = float("nan")
-        self.began = time.monotonic()
-        self.restart()
-
-    def restart(self) -> None:
-        self.window_began = time.monotonic()
-        self.window_clips = self.state.clips
+        self.began = self.window_began = time.monotonic()
+        self.window_clips = state.clips
         self.waited = 0.0
+        self.rates = (0.0, 0.0)
 
     def waiting(self, shares: Iterable[StepShare]) -> Iterable[StepShare]:
         """Pass the shares on; the time until each is there counts as waiting."""
@@ -231,22 +233,24 @@ class _Clock:
             yield share
             asked = time.monotonic()
 
-    def clips_per_second(self) -> float:
-        return (self.state.clips - self.window_clips) / max(time.monotonic() - self.window_began, 1e-9)
-
-    def wait_share(self) -> float:
-        return self.waited / max(time.monotonic() - self.window_began, 1e-9)
+    def read(self) -> tuple[float, float]:
+        """Return clips per second and the share of waiting since the last reading, and start anew."""
+        now = time.monotonic()
+        seconds = max(now - self.window_began, 1e-9)
+        self.rates = ((self.state.clips - self.window_clips) / seconds, self.waited / seconds)
+        self.window_began, self.window_clips, self.waited = now, self.state.clips, 0.0
+        return self.rates
 
     def show(self) -> None:
-        """Tell the launcher where the run is."""
-        if self.job.context.rank == 0:
+        """Tell the launcher where the run is, with the rates last read."""
+        if self.job.context.rank == 0 and self.loss == self.loss:  # nothing is known before the first log
             self.job.context.progress(
                 ProgressState(
                     step=self.state.step,
                     total_steps=self.job.total_steps,
                     loss=self.loss,
-                    clips_per_second=self.clips_per_second(),
-                    wait_share=self.wait_share(),
+                    clips_per_second=self.rates[0],
+                    wait_share=self.rates[1],
                     seconds=time.monotonic() - self.began,
                     stage=self.job.method.stage,
                 )

@@ -15,19 +15,19 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    base_learning_rate: float = Field(1.5e-4, gt=0)
+    base_learning_rate: float = Field(default=1.5e-4, gt=0)
     """Peak rate at a global batch of 256; scaled linearly with the global batch."""
-    base_min_learning_rate: float = Field(1e-5, ge=0)
+    base_min_learning_rate: float = Field(default=1e-5, ge=0)
     """Final rate of the cosine schedule, scaled likewise."""
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the run in which the rate rises linearly from zero (VideoMAE: 40 of 800 epochs)."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     """Of AdamW; not applied to biases, norms, positions and the mask token."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
-    max_grad_norm: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     """The gradient is scaled down to this norm; null leaves it alone, as VideoMAE does."""
-    max_skipped_steps: int = Field(10, ge=0)
+    max_skipped_steps: int = Field(default=10, ge=0)
     """The run stops when more steps than this had a gradient that was not finite."""
 
 

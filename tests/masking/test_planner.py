@@ -61,7 +61,9 @@ def test_rows_are_planned_alike_in_whatever_share_they_come(rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_another_step_draws_other_tokens(rule: str) -> None:
     planner = MaskPlanner(RULES[rule](GRID, 0.8), GRID)
-    assert not torch.equal(planner.plan(scores(), clocks()).visible_idx, planner.plan(scores(), clocks(step=1)).visible_idx)
+    assert not torch.equal(
+        planner.plan(scores(), clocks()).visible_idx, planner.plan(scores(), clocks(step=1)).visible_idx
+    )
 
 
 def test_tubes_are_equal_in_every_slot() -> None:

@@ -71,11 +71,12 @@ def test_tats_shares_no_parameter_with_the_autoencoder(
 
 @pytest.mark.parametrize("kind", ["tats", "adamae"])
 def test_widths_that_heads_do_not_divide_are_refused(grid: TokenGrid, kind: str) -> None:
+    build: dict[str, Callable[[], object]] = {
+        "tats": lambda: TATSScorer(TATSConfig(embed_dim=8, num_heads=3), grid=grid, patch_pixels=PIXELS),
+        "adamae": lambda: AdaMAEScorer(AdaMAEConfig(num_heads=3), grid=grid, dim=8),
+    }
     with pytest.raises(ValueError, match=r"masking\.visible\.\w+ must .* got") as refused:
-        if kind == "tats":
-            TATSScorer(TATSConfig(embed_dim=8, num_heads=3), grid=grid, patch_pixels=PIXELS)
-        else:
-            AdaMAEScorer(AdaMAEConfig(num_heads=3), grid=grid, dim=8)
+        build[kind]()
     assert "8" in str(refused.value)
     assert "3" in str(refused.value)
 

@@ -57,7 +57,7 @@ def switch_on(method: MaskedAutoencoding) -> None:
 
 
 def plain_descent(stepper: GradientStepper) -> None:
-    """Step along the gradient: AdamW would turn the rounding of a gradient that is zero, a key's bias, into full steps."""
+    """Step along the gradient: AdamW makes full steps of the rounding of a gradient that is zero, a key's bias."""
     for trainable in stepper.trainables.values():
         trainable.optimizer = torch.optim.SGD(trainable.parameters, lr=0.05)
         trainable.scheduler = None
@@ -70,7 +70,9 @@ def run(method: MaskedAutoencoding, stepper: GradientStepper, batches: list[Clip
     return averages
 
 
-def test_every_kind_trains(kind: VisibleConfig, make_method: Methods, make_stepper: Steppers, make_batch: Batches) -> None:
+def test_every_kind_trains(
+    kind: VisibleConfig, make_method: Methods, make_stepper: Steppers, make_batch: Batches
+) -> None:
     method = make_method(kind)
     switch_on(method)
     before, stepper = weights(method), make_stepper(method)
@@ -200,7 +202,8 @@ def test_snapshot_keeps_visible_patches_and_shows_predictions(
     video, restored, alone = (
         patchify(torch.from_numpy(picture)[None], grid)[0] for picture in (shot.video, shot.restored, shot.prediction)
     )
-    seen = np.isin(np.arange(grid.num_tokens), shot.visible_idx)
+    seen = torch.zeros(grid.num_tokens, dtype=torch.bool)
+    seen[torch.from_numpy(shot.visible_idx)] = True
     assert seen.sum() == len(shot.visible_idx) == len(shot.random_idx) == method.planner.rule.count
     assert torch.equal(torch.from_numpy(shot.video), held_out.batch.video[0])
     assert torch.equal(restored[seen], video[seen])

@@ -67,7 +67,7 @@ def test_the_critic_learns_from_uniform_draws_and_leaves_the_actor_alone(
     assert method.stage == "critic"
     before = sampler(method)
     # An actor that prefers some tokens: it must have no say yet.
-    torch.nn.init.normal_(method.modules()["tats"].get_submodule("actor").weight)
+    torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
     before = sampler(method)
     measured = steps(method, make_stepper(method), make_batch(range(8)), count=4).take()
     changed = moved(before, sampler(method))
@@ -108,7 +108,7 @@ def test_the_first_minibatch_has_ratio_one(
 ) -> None:
     config = tats.model_copy(update={"ppo": PPOConfig(rollout_steps=1, update_epochs=1)})
     method = make_method(config)
-    torch.nn.init.normal_(method.modules()["tats"].get_submodule("actor").weight)
+    torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
     to_policy(method)
     measured = steps(method, make_stepper(method), make_batch(range(8)), count=3).take()
     assert measured["ppo/approx_kl"] == (pytest.approx(0, abs=1e-6), 24)  # 24 sums of 64 float32 terms that cancel
@@ -137,7 +137,9 @@ def test_a_policy_that_ran_away_stops_its_epochs(
         ppo = PPOConfig(rollout_steps=2, update_epochs=5, target_kl=target_kl)
         method = make_method(tats.model_copy(update={"ppo": ppo}))
         to_policy(method)
-        counts[target_kl] = steps(method, make_stepper(method), make_batch(range(8)), count=2).take()["ppo/approx_kl"][1]
+        counts[target_kl] = steps(method, make_stepper(method), make_batch(range(8)), count=2).take()["ppo/approx_kl"][
+            1
+        ]
     assert counts == {1e-12: 1 * 2 * 8, 10.0: 5 * 2 * 8}
 
 
@@ -191,7 +193,10 @@ def test_a_measured_switch_says_so(make_method: Methods, tats: TATSConfig) -> No
     method = make_method(tats)
     assert method.after_validation(SPREAD, step=3) == {"sampler/critic_on_step": 3.0, "sampler/critic_on_measured": 1.0}
     assert method.after_validation(EXPLAINED, step=4) == {}
-    assert method.after_validation(EXPLAINED, step=5) == {"sampler/policy_on_step": 5.0, "sampler/policy_on_measured": 1.0}
+    assert method.after_validation(EXPLAINED, step=5) == {
+        "sampler/policy_on_step": 5.0,
+        "sampler/policy_on_measured": 1.0,
+    }
     assert method.after_validation(EXPLAINED, step=6) == {}
 
 

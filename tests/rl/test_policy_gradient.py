@@ -20,7 +20,9 @@ def test_gradient_is_the_published_one() -> None:
     hidden_token_loss(torch.log_softmax(logits, 1), target_idx, error).sum().backward()
     # d(-L) / dl_j = (e_j [j hidden] - p_j sum_hidden e) / hidden
     errors = error.detach()
-    wanted = (torch.zeros(2, 6).scatter(1, target_idx, errors) - logits.detach().softmax(1) * errors.sum(1, keepdim=True)) / 4
+    wanted = (
+        torch.zeros(2, 6).scatter(1, target_idx, errors) - logits.detach().softmax(1) * errors.sum(1, keepdim=True)
+    ) / 4
     assert logits.grad is not None
     assert torch.allclose(-logits.grad, wanted, atol=1e-6)  # float32 rounding of terms below one
     assert error.grad is None

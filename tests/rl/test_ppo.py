@@ -81,9 +81,7 @@ def test_the_critic_learns_from_its_own_loss_alone() -> None:
 def test_the_first_minibatch_has_ratio_one() -> None:
     log_prob = torch.log_softmax(torch.randn(3, 7, generator=torch.Generator().manual_seed(0)), 1)
     told = rollout(log_prob, torch.randn(3, 7, generator=torch.Generator().manual_seed(1)))
-    _, stats = ppo_loss(
-        log_prob=log_prob, value=torch.ones(3, 7), rollout=told, temperature=1.0, config=PPOConfig()
-    )
+    _, stats = ppo_loss(log_prob=log_prob, value=torch.ones(3, 7), rollout=told, temperature=1.0, config=PPOConfig())
     for name in ("approx_kl", "old_approx_kl", "clipfrac", "binding_fraction"):
         assert stats[name].tolist() == [0.0, 0.0, 0.0]
 
@@ -128,9 +126,7 @@ def test_a_table_policy_converges_to_the_boltzmann_distribution_of_the_errors(te
 def test_a_rollout_of_the_critic_stage_is_refused() -> None:
     told = rollout(torch.full((1, 2), math.log(0.5)), None)
     with pytest.raises(ValueError, match="policy was off"):
-        ppo_loss(
-            log_prob=told.log_prob, value=torch.ones(1, 2), rollout=told, temperature=1.0, config=PPOConfig()
-        )
+        ppo_loss(log_prob=told.log_prob, value=torch.ones(1, 2), rollout=told, temperature=1.0, config=PPOConfig())
 
 
 @pytest.mark.parametrize(

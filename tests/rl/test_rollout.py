@@ -69,7 +69,9 @@ class Draws:
 
     def policy_gradients(self, advantage: Tensor) -> Tensor:
         """Each draw's gradient of the PPO loss with respect to the logits, without entropy, ``[draws, tokens]``."""
-        rollout = Rollout(torch.zeros(0), self.log_prob, self.target_idx, self.error, self.weight.clamp_min(1e-6), advantage)
+        rollout = Rollout(
+            torch.zeros(0), self.log_prob, self.target_idx, self.error, self.weight.clamp_min(1e-6), advantage
+        )
         logits = LOG_PROB.repeat(DRAWS, 1).requires_grad_()
         loss, _ = ppo_loss(
             log_prob=torch.log_softmax(logits, 1),
@@ -93,7 +95,9 @@ def half_decoded() -> Draws:
 
 def critic(name: str) -> Tensor:
     random = 1 + 3 * torch.randn(1, TOKENS, generator=torch.Generator().manual_seed(7))
-    return {"zero": torch.zeros(1, TOKENS), "one": torch.ones(1, TOKENS), "truth": TRUTH, "random": random}[name].float()
+    return {"zero": torch.zeros(1, TOKENS), "one": torch.ones(1, TOKENS), "truth": TRUTH, "random": random}[
+        name
+    ].float()
 
 
 def assert_mean(samples: Tensor, wanted: Tensor | float) -> None:

@@ -57,7 +57,7 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
     ppo = PPOConfig(rollout_steps=2, update_epochs=2, target_kl=scenario.target_kl, target_nats=0.1)
     masking = MaskingConfig(mask_ratio=0.75, visible=TATSConfig(embed_dim=8, num_heads=2, ppo=ppo))
     method = build_method(model, masking, grid=GRID, total_steps=STEPS, global_batch=CLIPS, seed=0)
-    torch.nn.init.normal_(method.modules()["tats"].get_submodule("actor").weight)
+    torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
     # Plain descent: AdamW would turn the rounding of a gradient that is zero, a key's bias, into full steps.
     trainables = {
         name: Trainable(module, torch.optim.SGD(module.parameters(), lr=0.05), max_grad_norm=0.5, scheduler=None)
@@ -74,7 +74,9 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
         if step == scenario.broken_step and context.rank == context.world_size - 1:
             stepper.accumulate("autoencoder", next(method.autoencoder.parameters()).sum() * torch.inf)
         method.train_step(batches, step=step, stepper=stepper, averages=averages)
-        decisions.append((method.stage, method.at_rest, stepper.skipped_steps, method.state_dict(), dict(stepper.grad_norms)))
+        decisions.append(
+            (method.stage, method.at_rest, stepper.skipped_steps, method.state_dict(), dict(stepper.grad_norms))
+        )
     return {
         "weights": {
             f"{name}.{key}": value

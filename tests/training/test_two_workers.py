@@ -20,7 +20,9 @@ SCENARIOS = ["all", "one share lost", "some lost", "not finite", "early stop"]
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
     script = runpy.run_path(str(SCRIPT))
-    return {scenario.name: script["play"](scenario, LocalContext(torch.device("cpu"))) for scenario in script["SCENARIOS"]}
+    return {
+        scenario.name: script["play"](scenario, LocalContext(torch.device("cpu"))) for scenario in script["SCENARIOS"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
     root = str(Path(tats_ray.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), "2", str(folder)], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(rank), "2", str(folder)], env=environment, stderr=subprocess.PIPE
+        )
         for rank in range(2)
     ]
     try:

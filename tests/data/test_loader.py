@@ -1,0 +1,141 @@
+"""A worker's shares: the right clips, in order, whoever else there is; and what is left of a share that lost clips."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tats_ray.data import loader
+from tats_ray.data.clips import Clip, ClipConfig
+from tats_ray.data.decode import Crop, DecodeError
+from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_sample, make_share, threaded_shares
+from tats_ray.data.manifest import Manifest, VideoRecord, probe
+from tats_ray.data.order import samples_at
+
+CLIP = ClipConfig(num_frames=4, frame_stride=1, crop_size=32, crop_scales=(1.0,))
+
+
+def record(path: Path, number: int, **facts: int | float) -> VideoRecord:
+    known = {"num_frames": 60, "fps": 25.0, "duration": 2.4, "width": 64, "height": 64} | facts
+    return VideoRecord(id=str(number), path=str(path), label=None, truth=None, **known)  # type: ignore[arg-type]
+
+
+def spec(**changes: object) -> ShareSpec:
+    facts = {"clip": CLIP, "seed": 5, "steps": range(3), "global_batch": 4, "micro_batch": 4}
+    return ShareSpec(**(facts | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, count_video: Callable[..., Path]) -> Manifest:
+    """Five good videos, and one that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    records = []
+    for number in range(5):
+        path = count_video(folder / f"{number}.mp4", frames=20 + number)
+        records.append(record(path, number, **probe(path)))
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return Manifest.of([*records, record(folder / "broken.mp4", 5)])
+
+
+def clips_by_row(shares: Iterator[StepShare]) -> list[dict[int, torch.Tensor]]:
+    """Clips by their row in the global batch, step by step."""
+    return [
+        {int(row): video for batch in share.batches for row, video in zip(batch.row, batch.video, strict=True)}
+        for share in shares
+    ]
+
+
+def test_shares_of_workers_make_up_the_steps_of_one(manifest: Manifest) -> None:
+    alone = clips_by_row(threaded_shares(manifest, spec(), threads=2))
+    parts = [clips_by_row(threaded_shares(manifest, spec(rank=rank, world_size=2), threads=1)) for rank in range(2)]
+    assert len(alone) == 3
+    for step, whole in enumerate(alone):
+        assert set(parts[0][step]) <= {0, 1}
+        assert set(parts[1][step]) <= {2, 3}
+        together = parts[0][step] | parts[1][step]
+        assert together.keys() == whole.keys()
+        assert all(torch.equal(together[row], video) for row, video in whole.items())
+
+
+def test_clips_are_those_of_their_positions(manifest: Manifest) -> None:
+    rows = samples_at(np.arange(12), num_samples=6, seed=5)
+    failed = []
+    for step, share in enumerate(threaded_shares(manifest, spec(), threads=2)):
+        clips = clips_by_row(iter([share]))[0]
+        for place, row in enumerate(rows[4 * step : 4 * step + 4]):
+            if row == 5:
+                failed.append(step)
+                assert place not in clips
+                ((path, reason),) = share.failures
+                assert path.endswith("broken.mp4")
+                assert reason
+            else:
+                sample = load_sample(manifest.record(int(row)), CLIP, seed=5, position=4 * step + place)
+                assert sample.video is not None
+                assert torch.equal(clips[place], torch.from_numpy(sample.video))
+    assert len(failed) == 2  # two epochs
+
+
+def test_a_resumed_worker_gets_the_steps_that_are_left(manifest: Manifest) -> None:
+    whole = clips_by_row(threaded_shares(manifest, spec(), threads=1))
+    rest = clips_by_row(threaded_shares(manifest, spec(steps=range(2, 3)), threads=1))
+    assert rest[0].keys() == whole[2].keys()
+    assert all(torch.equal(rest[0][row], whole[2][row]) for row in rest[0])
+
+
+def sample(position: int, *, lost: bool = False) -> Sample:
+    video = np.full((4, 32, 32, 3), position, dtype=np.uint8)
+    return Sample(position, f"{position}.mp4", None if lost else video, "torn" if lost else "")
+
+
+def test_micro_batches_keep_the_rows_of_their_clips() -> None:
+    samples = [sample(9), sample(10, lost=True), sample(11), sample(12, lost=True), sample(13, lost=True), sample(14)]
+    share = make_share(samples, spec(global_batch=8, micro_batch=2))
+    assert [batch.row.tolist() for batch in share.batches] == [[1], [3], [6]]
+    assert [batch.video[:, 0, 0, 0, 0].tolist() for batch in share.batches] == [[9], [11], [14]]
+    assert share.failures == [("10.mp4", "torn"), ("12.mp4", "torn"), ("13.mp4", "torn")]
+
+
+def test_a_micro_batch_that_lost_all_its_clips_is_empty() -> None:
+    share = make_share([sample(0, lost=True), sample(1, lost=True), sample(2)], spec(micro_batch=2))
+    assert [len(batch) for batch in share.batches] == [0, 1]
+    assert share.batches[0].video.shape == (0, 4, 32, 32, 3)
+
+
+def test_decoding_runs_a_bounded_number_of_steps_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun, lock = [], threading.Lock()
+
+    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+        with lock:
+            begun.append(of.path)
+        crop = Crop(x=0, y=0, width=1, height=1)
+        return Clip(np.zeros((4, 32, 32, 3), np.uint8), start_frame=0, crop=crop, flipped=False, held=False)
+
+    monkeypatch.setattr(loader, "load_clip", load_clip)
+    manifest = Manifest.of([record(tmp_path / f"{number}.mp4", number) for number in range(6)])
+    shares = threaded_shares(manifest, spec(steps=range(100)), threads=2, steps_ahead=2)
+    next(shares)
+    shares.close()  # waits for nothing, and starts nothing more
+    assert 4 <= len(begun) <= 4 * 3
+
+
+def test_other_errors_are_not_taken_for_bad_videos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+        raise MemoryError
+
+    monkeypatch.setattr(loader, "load_clip", load_clip)
+    manifest = Manifest.of([record(tmp_path / "0.mp4", 0)])
+    with pytest.raises(MemoryError):
+        next(threaded_shares(manifest, spec(), threads=1))
+
+
+def test_a_clip_that_does_not_decode_keeps_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+        raise DecodeError(of.path, "no frames")
+
+    monkeypatch.setattr(loader, "load_clip", load_clip)
+    lost = load_sample(record(tmp_path / "0.mp4", 0), CLIP, seed=0, position=3)
+    assert lost == Sample(3, str(tmp_path / "0.mp4"), None, "no frames")

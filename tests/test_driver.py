@@ -1,0 +1,357 @@
+"""Runs of a few steps through the driver, in this process and without Ray; all share one SQLite store."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+from tats_ray import driver
+from tats_ray.config.overrides import ConfigError, change
+from tats_ray.config.run import TrainRun
+from tats_ray.data.manifest import Manifest, list_sources, probe_record
+from tats_ray.data.synthetic import SyntheticConfig, make_videos
+from tats_ray.driver import Outcome, RunFailedError, Terminated, absolute, claim, conduct, prepare, read_status
+from tats_ray.recipes import recipe
+from tats_ray.tracking.base import RunHandle, TrackingError
+from tats_ray.tracking.progress import ProgressState
+from tats_ray.training.context import LocalContext
+from tats_ray.worker import Launch, run_alone
+
+STEPS = 8
+SMALL = {
+    "cluster.num_workers": 0,
+    "data.num_frames": 4,
+    "data.crop_size": 16,
+    "model.patch_size": 4,
+    "model.encoder.embed_dim": 16,
+    "model.encoder.depth": 1,
+    "model.encoder.num_heads": 2,
+    "model.decoder.embed_dim": 16,
+    "model.decoder.num_heads": 2,
+    "masking.visible.embed_dim": 8,
+    "masking.visible.switch.critic_by": 0.1,
+    "masking.visible.switch.policy_by": 0.2,  # so that the sampler has learnt something before the interruption
+    "masking.visible.ppo.rollout_steps": 2,
+    "training.steps": STEPS,
+    "training.global_batch": 4,
+    "training.micro_batch": 4,
+    "training.validate_every": 1,
+    "training.picture_every": STEPS,
+    "training.checkpoint_every": 2,
+    "tracking.log_every": 1,
+}
+
+Execute = Callable[[Launch], None]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
+    path = folder / "ten.parquet"
+    Manifest.of([probe_record(path, label=label) for path, label in list_sources(folder)]).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One root for all, since a fresh MLflow database takes seconds."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture
+def run(manifest: Path, results: Path, request: pytest.FixtureRequest) -> TrainRun:
+    """A run of eight steps under the test's own name."""
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    own = {"name": name, "data.manifest": str(manifest), "results": str(results)}
+    return change(recipe("tiny"), {**SMALL, **own}.items())
+
+
+@pytest.fixture
+def client(results: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
+
+
+class Interrupted(LocalContext):
+    """Does something once a step is over, before the next begins."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        super().__init__(torch.device("cpu"))
+        self._step, self._act = step, act
+
+    def progress(self, state: ProgressState) -> None:
+        if state.step == self._step:
+            self._act()
+
+
+def executor(step: int = -1, act: Callable[[], None] = lambda: None) -> Execute:
+    return lambda launch: run_alone(launch, Interrupted(step, act))
+
+
+def killed(run: TrainRun, *, step: int) -> Path:
+    """Interrupt a run after a step; return its folder."""
+    with pytest.raises(KeyboardInterrupt):
+        conduct(run, executor(step, lambda: signal.raise_signal(signal.SIGINT)))
+    assert run.results is not None
+    return max((Path(run.results) / run.name).iterdir())
+
+
+def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
+    folder = outcome.launch.folder / "checkpoints" / f"step_{STEPS:08d}"
+    return {
+        f"{name}.{key}": value
+        for name in ("autoencoder", "tats")
+        for key, value in load_file(folder / f"{name}.safetensors").items()
+    }
+
+
+def mlflow_status(client: MlflowClient, folder: Path) -> str:
+    return client.get_run(read_status(folder)["mlflow_run_id"]).info.status
+
+
+def test_a_finished_run_says_so_everywhere_and_the_next_one_is_new(run: TrainRun, client: MlflowClient) -> None:
+    first = conduct(run, executor())
+    assert first.summary["step"] == STEPS
+    assert first.summary["clips"] == STEPS * 4
+    assert first.summary["sampler/policy_on_step"] <= 3
+    assert first.launch.folder.name == "0001"
+    assert read_status(first.launch.folder)["status"] == "FINISHED"
+    assert mlflow_status(client, first.launch.folder) == "FINISHED"
+    second = conduct(run, executor())
+    assert (second.launch.folder.name, second.resumed_from) == ("0002", None)
+    assert second.launch.handle.run_id != first.launch.handle.run_id
+    # The same seed, data and machine: the same numbers, to the last bit.
+    assert all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
+
+
+def test_the_record_names_settings_data_and_pictures(run: TrainRun, client: MlflowClient, manifest: Path) -> None:
+    outcome = conduct(run, executor())
+    recorded = client.get_run(outcome.launch.handle.run_id)
+    assert recorded.data.params["masking.visible.ppo.rollout_steps"] == "2"
+    assert recorded.data.params["data.manifest"] == str(manifest)
+    (dataset,) = recorded.inputs.dataset_inputs
+    assert Manifest.read(manifest).hash.startswith(dataset.dataset.digest)
+    assert len(dataset.dataset.digest) == 36
+    assert recorded.data.tags["tats.folder"] == str(outcome.launch.folder)
+    assert {
+        "reconstruction/loss",
+        "validation/random_mask_error",
+        "ppo/approx_kl",
+        "throughput/clips_per_second",
+    } <= set(recorded.data.metrics)
+    names = {f"{kind}_step_{STEPS:08d}.{suffix}" for kind in ("tokens", "reconstruction") for suffix in ("png", "gif")}
+    assert {Path(file.path).name for file in client.list_artifacts(recorded.info.run_id, "pictures")} == names
+    for name in names:
+        with Image.open(outcome.launch.folder / "pictures" / name) as picture:
+            assert getattr(picture, "n_frames", 1) == (4 if name.endswith("gif") else 1)
+
+
+def test_an_exception_ends_as_failed_with_one_line_and_a_log(
+    run: TrainRun, client: MlflowClient, results: Path
+) -> None:
+    def burst() -> None:
+        raise RuntimeError("first line\nthe pipes burst")
+
+    with pytest.raises(RunFailedError, match=r"^RuntimeError: the pipes burst \(tracebacks: \S+\)$"):
+        conduct(run, executor(3, burst))
+    folder = results / run.name / "0001"
+    assert "Traceback" in (folder / "error.log").read_text()
+    assert "the pipes burst" in (folder / "error.log").read_text()
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "FAILED"
+    assert conduct(run, executor()).resumed_from == folder / "checkpoints" / "step_00000002"
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_ends_as_killed(
+    run: TrainRun, client: MlflowClient, results: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error):
+        conduct(run, executor(3, lambda: signal.raise_signal(number)))
+    folder = results / run.name / "0001"
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "KILLED"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert conduct(run, executor()).launch.folder == folder
+
+
+def test_a_run_killed_outright_goes_on_bit_for_bit(run: TrainRun, client: MlflowClient, tmp_path: Path) -> None:
+    whole = conduct(run.model_copy(update={"name": f"{run.name}-whole"}), executor())
+    (tmp_path / "run.json").write_text(run.model_dump_json())
+    script = """
+import os, signal, sys, torch
+from pathlib import Path
+from tats_ray.config.run import TrainRun
+from tats_ray.driver import conduct
+from tats_ray.training.context import LocalContext
+from tats_ray.worker import run_alone
+class Doomed(LocalContext):
+    def progress(self, state):
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+torch.set_num_threads(1)
+conduct(TrainRun.model_validate_json(Path(sys.argv[1]).read_text()), lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run.json"], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert run.results is not None
+    folder = Path(run.results) / run.name / "0001"
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "RUNNING"
+    resumed = conduct(run, executor())
+    assert resumed.launch.folder == folder
+    assert resumed.resumed_from == folder / "checkpoints" / "step_00000004"
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "FINISHED"
+    (recorded,) = client.search_runs(["1"], f"tags.`tats.folder` = '{folder}'")
+    for metric in recorded.data.metrics:
+        steps = [point.step for point in client.get_metric_history(recorded.info.run_id, metric)]
+        assert steps == sorted(set(steps)), metric
+    losses = client.get_metric_history(recorded.info.run_id, "reconstruction/loss")
+    assert [point.step for point in losses] == list(range(1, STEPS + 1))
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    assert {**resumed.summary} == {**whole.summary}
+
+
+def test_a_run_that_trains_elsewhere_on_this_host_is_left_alone(run: TrainRun) -> None:
+    folder = killed(run, step=3)
+    status = read_status(folder) | {"status": "RUNNING", "pid": os.getppid(), "host": socket.gethostname()}
+    (folder / "status.json").write_text(json.dumps(status))
+    for fresh in (False, True):
+        with pytest.raises(RunFailedError, match=f"is being trained by process {os.getppid()} now"):
+            conduct(run, executor(), fresh=fresh)
+
+
+def test_fresh_starts_anew_and_ends_what_was_given_up(run: TrainRun, client: MlflowClient) -> None:
+    folder = killed(run, step=3)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"status": "RUNNING", "pid": gone.pid}))
+    client.update_run(read_status(folder)["mlflow_run_id"], status="RUNNING")
+    anew = conduct(run, executor(), fresh=True)
+    assert (anew.launch.folder.name, anew.resumed_from) == ("0002", None)
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "KILLED"
+
+
+def test_resuming_with_other_settings_is_refused_by_knob(run: TrainRun, results: Path) -> None:
+    folder = killed(run, step=3)
+    other = change(run, [("optim.weight_decay", 0.1), ("masking.mask_ratio", 0.5)])
+    with pytest.raises(RunFailedError) as refused:
+        conduct(other, executor())
+    print(refused.value)
+    assert "masking.mask_ratio was 0.9, is 0.5; optim.weight_decay was 0.05, is 0.1" in str(refused.value)
+    assert "--fresh" in str(refused.value)
+    assert [path.name for path in (results / run.name).iterdir()] == [folder.name]
+
+
+def test_resuming_on_other_videos_is_refused(run: TrainRun, manifest: Path, tmp_path: Path) -> None:
+    killed(run, step=3)
+    videos = Manifest.read(manifest)
+    videos.select(range(len(videos) - 1)).write(tmp_path / "fewer.parquet")
+    with pytest.raises(RunFailedError, match=r"the content of \S+fewer.parquet has changed"):
+        conduct(change(run, [("data.manifest", str(tmp_path / "fewer.parquet"))]), executor())
+
+
+def test_where_a_run_trains_and_is_recorded_may_change(run: TrainRun, manifest: Path, tmp_path: Path) -> None:
+    folder = killed(run, step=3)
+    Manifest.read(manifest).write(tmp_path / "moved.parquet")
+    changes = {
+        "cluster.clips_per_block": 4,
+        "tracking.log_every": 2,
+        "training.keep_checkpoints": 5,
+        "data.manifest": str(tmp_path / "moved.parquet"),
+    }
+    assert conduct(change(run, changes.items()), executor()).launch.folder == folder
+
+
+def test_a_truncated_checkpoint_is_named_and_the_way_out_works(run: TrainRun) -> None:
+    folder = killed(run, step=5)
+    last = folder / "checkpoints" / "step_00000004"
+    whole = (last / "autoencoder.safetensors").read_bytes()
+    (last / "autoencoder.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(RunFailedError, match=rf"{len(whole) - 1} bytes, {len(whole)} were written; remove {last} to"):
+        conduct(run, executor())
+    assert read_status(folder)["status"] == "KILLED"
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    assert conduct(run, executor()).resumed_from == folder / "checkpoints" / "step_00000002"
+
+
+def test_results_that_cannot_be_written_are_named(run: TrainRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFailedError, match=rf"results={tmp_path / 'file'} cannot be written"):
+        conduct(change(run, [("results", str(tmp_path / "file"))]), executor())
+
+
+def test_a_store_that_is_away_at_the_end_does_not_fail_the_run(
+    run: TrainRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(handle: RunHandle, *, status: str) -> None:
+        raise TrackingError("nobody at home")
+
+    monkeypatch.setattr(driver, "end_run", away)
+    outcome = conduct(run, executor())
+    assert read_status(outcome.launch.folder)["status"] == "FINISHED"
+    assert "could not be closed as FINISHED: nobody at home" in caplog.text
+
+
+def test_no_file_of_a_run_holds_a_password(run: TrainRun, manifest: Path) -> None:
+    uri = "postgresql://me:hunter2@db/mlflow"
+    run, _ = prepare(change(run, [("tracking.uri", uri)]))
+    folder, _ = claim(run, Manifest.read(manifest), fresh=False)
+    driver.write_status(folder, "RUNNING", RunHandle(uri=uri, run_id="1", experiment_id="1"), manifest_hash="ab")
+    texts = [path.read_text() for path in folder.iterdir()]
+    assert len(texts) == 2
+    assert not any("hunter2" in text for text in texts)
+    assert any("postgresql://db/mlflow" in text for text in texts)
+    launch = Launch(run, folder, RunHandle(uri=uri, run_id="1", experiment_id="1"), {"AWS_SECRET": "hunter2"})
+    assert "hunter2" not in repr(launch).replace(repr(run), "")
+
+
+def test_a_relative_path_counts_from_here_but_not_in_a_ray_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert absolute("some/where", "results") == str(tmp_path / "some" / "where")
+    assert absolute("~/x", "results") == str(Path.home() / "x")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert absolute("/some/where", "results") == "/some/where"
+    with pytest.raises(ConfigError, match=r"^results must be an absolute path in a Ray job, got 'some/where'"):
+        absolute("some/where", "results")
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("data.manifest", None, "data.manifest is not set; index your videos first"),
+        ("data.manifest", "/none.parquet", "no such manifest file: /none.parquet"),
+        ("data.num_frames", 10, "data.num_frames=10 .* spans 10 frames, longer than every video .* 8 frames"),
+        ("data.frame_stride", 3, "data.frame_stride=3 spans 10 frames"),
+        ("init", "/none", "init=/none is no intact checkpoint"),
+        ("tracking.uri", "sqlite:///here.db", "tracking.uri must be absolute"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_step(run: TrainRun, knob: str, value: object, message: str) -> None:
+    def never(launch: Launch) -> None:
+        pytest.fail("the run began")
+
+    with pytest.raises(RunFailedError, match=message):
+        conduct(change(run, [(knob, value)]), never)
+
+
+def test_a_run_starts_from_the_weights_of_another(run: TrainRun) -> None:
+    first = conduct(run, executor())
+    init = first.launch.folder / "checkpoints" / f"step_{STEPS:08d}"
+    still = [("name", f"{run.name}-2"), ("init", str(init)), ("training.steps", 1), ("optim.warmup_share", 0.99)]
+    second = conduct(change(run, still), executor())
+    began = load_file(second.launch.folder / "checkpoints" / "step_00000001" / "autoencoder.safetensors")
+    # The first step of the warm-up has rate zero, so the weights are still those the run started from.
+    assert all(torch.equal(value, began[name]) for name, value in load_file(init / "autoencoder.safetensors").items())
