@@ -105,7 +105,7 @@ def _conduct(run: TrainRun, execute: Callable[[Launch], None], *, fresh: bool, p
     try:
         execute(launch)
         status = "FINISHED"
-    except (KeyboardInterrupt, Terminated):
+    except KeyboardInterrupt:
         status = "KILLED"
         raise
     except BaseException as error:
@@ -319,9 +319,12 @@ def _record_failure(folder: Path, error: BaseException) -> str:
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Turn SIGTERM into an exception, so that what was begun is ended properly."""
+    arrived = False
 
     def stop(number: int, frame: object) -> None:
-        raise Terminated
+        nonlocal arrived
+        arrived = True
+        raise KeyboardInterrupt  # the one exception from a signal that Ray's waiting calls let through
 
     if threading.current_thread() is not threading.main_thread():  # a trial of a sweep; its process gets the signal
         yield
@@ -329,5 +332,9 @@ def _terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if arrived:
+            raise Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -39,6 +39,7 @@ SMALL = {
     "model.encoder.num_heads": 2,
     "model.decoder.embed_dim": 16,
     "model.decoder.num_heads": 2,
+    "masking.mask_ratio": 0.9,
     "masking.visible.embed_dim": 8,
     "masking.visible.switch.critic_by": 0.1,
     "masking.visible.switch.policy_by": 0.2,  # so that the sampler has learnt something before the interruption
@@ -246,7 +247,6 @@ def test_resuming_with_other_settings_is_refused_by_knob(run: TrainRun, results:
     other = change(run, [("optim.weight_decay", 0.1), ("masking.mask_ratio", 0.5)])
     with pytest.raises(RunFailedError) as refused:
         conduct(other, executor())
-    print(refused.value)
     assert "masking.mask_ratio was 0.9, is 0.5; optim.weight_decay was 0.05, is 0.1" in str(refused.value)
     assert "--fresh" in str(refused.value)
     assert [path.name for path in (results / run.name).iterdir()] == [folder.name]

@@ -17,6 +17,7 @@ LOCAL_DEFAULTS = {
 }
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone unless the user asks for it
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours says the same once
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints of a worker would appear twice
 }
 

@@ -50,13 +50,14 @@ def synthetic_manifest(run: TrainRun) -> Path:
 def show(space: SearchSpace, result: SweepResult) -> None:
     """Print the trials, best first, and where everything is."""
     columns = [*space.domains, space.metric, *space.shown]
+    failed = any(trial.error for trial in result.trials)
     table = Table(title=f"{space.name}: best first by {space.metric}", title_justify="left")
-    for column in ("trial", *columns, "error"):
-        table.add_column(column.removeprefix("masking.").removeprefix("validation/").removeprefix("sampler/"))
+    for column in ("trial", *columns, *(["error"] if failed else [])):
+        table.add_column(column.replace(".kind", "").replace("/", ".").split(".")[-1], overflow="fold")
     for trial in result.trials:
         values = {**trial.knobs, **trial.metrics}
         cells = [_cell(values.get(column)) for column in columns]
-        table.add_row(trial.name, *cells, trial.error or "")
+        table.add_row(trial.name, *cells, *([trial.error or ""] if failed else []))
     console = Console()
     console.print(table)
     console.print(f"table     {result.table}", soft_wrap=True, highlight=False)

@@ -75,8 +75,9 @@ def validated(tree: Mapping[str, Any]) -> TrainRun:
     try:
         return TrainRun.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
-        raise ConfigError("\n".join(lines)) from error
+        wrong = error.errors(include_url=False)
+        inner = [item for item in wrong if not any(_is_within(other["loc"], item["loc"]) for other in wrong)]
+        raise ConfigError("\n".join(_explain(item) for item in inner)) from error
 
 
 def unknown_knob(path: str, known: Iterable[str]) -> ConfigError:
@@ -141,6 +142,10 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
 def _explain(item: Any) -> str:
     known = {knob.path: knob.type for knob in knobs(TrainRun())}
     tags = {kind for path, kinds in known.items() if path.endswith(".kind") for kind in kinds.split(" | ")}
@@ -153,6 +158,6 @@ def _explain(item: Any) -> str:
             return f"{path} belongs to another kind than the one chosen; set {slot}.kind, or leave it out"
         return str(unknown_knob(path, known))
     message = item["msg"].removeprefix("Value error, ")
-    if not path or "got" in message:
+    if item["type"] == "value_error":  # of our own validators, which name what is wrong
         return f"{path}: {message}" if path and path.split(".")[-1] not in message else message
     return f"{path}: {message[0].lower()}{message[1:]}, got {item['input']!r}"

@@ -67,10 +67,10 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
     """Put one step's samples into micro-batches; clips that failed leave their rows empty."""
     batches = []
     for start in range(0, len(samples), spec.micro_batch):
-        part = [sample for sample in samples[start : start + spec.micro_batch] if sample.video is not None]
+        part = [(s.position, s.video) for s in samples[start : start + spec.micro_batch] if s.video is not None]
         size, frames = spec.clip.crop_size, spec.clip.num_frames
-        video = np.stack([s.video for s in part]) if part else np.zeros((0, frames, size, size, 3), np.uint8)
-        rows = torch.tensor([sample.position % spec.global_batch for sample in part], dtype=torch.int64)
+        video = np.stack([clip for _, clip in part]) if part else np.zeros((0, frames, size, size, 3), np.uint8)
+        rows = torch.tensor([position % spec.global_batch for position, _ in part], dtype=torch.int64)
         batches.append(ClipBatch(video=torch.from_numpy(video), row=rows))
     return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
 

@@ -116,6 +116,7 @@ class JointPolicyGradient(NoUpdate):
 
     def score(self, patches: Tensor) -> Scores | None:
         """Score with gradient, which reaches the shared embedding."""
+        assert self.scorer is not None
         return self.scorer(self.embed(patches))
 
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:

@@ -19,7 +19,6 @@ from tats_ray.training.pictures import write_pictures
 from tats_ray.training.state import save_checkpoint
 from tats_ray.training.stepper import GradientStepper, Precision
 
-
 GRACE_CLIPS = 1000
 """The share of failed clips is taken of at least this many, so that an early failure does not end a run."""
 
@@ -112,8 +111,8 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
             break
     if state.step < job.total_steps:
         raise DataLossError(
-            f"the clips ended after step {state.step} of {job.total_steps}; start the run again, and it goes on from its "
-            f"last checkpoint"
+            f"the clips ended after step {state.step} of {job.total_steps}; start the run again, and it goes on from "
+            f"its last checkpoint"
         )
     return state
 

@@ -2,8 +2,8 @@
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 REFERENCE_BATCH = 256

@@ -63,7 +63,7 @@ class GradientStepper:
             trainable.optimizer.zero_grad(set_to_none=True)
             return False
         gradients = [p.grad for p in trainable.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, float(total_clips))
+        torch._foreach_div_(gradients, float(total_clips))  # pyright: ignore[reportPrivateImportUsage]
         limit = trainable.max_grad_norm or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(trainable.parameters, limit))
         finite = norm == norm and norm != float("inf")

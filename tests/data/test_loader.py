@@ -117,8 +117,7 @@ def test_decoding_runs_a_bounded_number_of_steps_ahead(monkeypatch: pytest.Monke
     monkeypatch.setattr(loader, "load_clip", load_clip)
     manifest = Manifest.of([record(tmp_path / f"{number}.mp4", number) for number in range(6)])
     shares = threaded_shares(manifest, spec(steps=range(100)), threads=2, steps_ahead=2)
-    next(shares)
-    shares.close()  # waits for nothing, and starts nothing more
+    next(iter(shares))
     assert 4 <= len(begun) <= 4 * 3
 
 
@@ -130,6 +129,20 @@ def test_other_errors_are_not_taken_for_bad_videos(monkeypatch: pytest.MonkeyPat
     manifest = Manifest.of([record(tmp_path / "0.mp4", 0)])
     with pytest.raises(MemoryError):
         next(threaded_shares(manifest, spec(), threads=1))
+
+
+def test_every_position_draws_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+        video = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+        return Clip(video, start_frame=0, crop=Crop(x=0, y=0, width=1, height=1), flipped=False, held=False)
+
+    monkeypatch.setattr(loader, "load_clip", load_clip)
+    one = record(tmp_path / "0.mp4", 0)
+    asked = [(0, 2), (0, 3), (1, 2), (0, 2)]
+    first, *others, again = (load_sample(one, CLIP, seed=seed, position=position).video for seed, position in asked)
+    assert first is not None
+    assert all(not np.array_equal(first, other) for other in others)
+    assert np.array_equal(first, again)
 
 
 def test_a_clip_that_does_not_decode_keeps_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

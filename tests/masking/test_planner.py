@@ -85,6 +85,7 @@ def test_only_policies_tell_how_they_drew() -> None:
     drawn = plan("policy")
     assert drawn.draw is not None
     assert torch.equal(drawn.draw.order.sort(1).values, drawn.visible_idx)
+    assert torch.equal(drawn.draw.log_prob, scores().log_prob)
 
 
 def test_random_tokens_are_uniform() -> None:

@@ -147,6 +147,8 @@ def test_error_is_measured_on_the_same_random_tokens_for_every_kind(
         method = make_method(visible)
         switch_on(method)
         method.autoencoder.load_state_dict(make_method(RandomConfig()).autoencoder.state_dict())
+        for scorer in set(method.modules()) - {"autoencoder"}:  # with preferences of its own
+            torch.nn.init.normal_(method.modules()[scorer].get_parameter("actor.weight"))
         averages = Averages()
         method.validate(held_out, averages=averages)
         errors.append(averages.take()["validation/random_mask_error"])

@@ -45,7 +45,8 @@ class Clips:
 
 
 def make_clips(count: int, *, seed: int) -> Clips:
-    config, frames = SyntheticConfig(size=SIDE, frames=FRAMES * STRIDE), np.arange(FRAMES) * STRIDE
+    config = SyntheticConfig.model_validate({"size": SIDE, "frames": FRAMES * STRIDE})
+    frames = np.arange(FRAMES) * STRIDE
     crop = Crop(x=0, y=0, width=SIDE, height=SIDE)
     videos, shares = [], []
     for number in range(count):

@@ -233,7 +233,7 @@ def test_means_weigh_every_element_alike() -> None:
 def test_explained_variance_is_derived_from_the_sums_of_all() -> None:
     averages = Averages()
     averages.add("validation/critic_error", torch.tensor([0.3, 0.5]))
-    averages.add("validation/error_variance", torch.tensor([0.5, 1.5]))
+    averages.add("validation/error_variance", torch.tensor([1.5, 2.5]))
     averages.add("ppo/value_loss", torch.tensor([2.0]))
     other = {
         "validation/critic_error": (0.2, 2.0),
@@ -241,5 +241,5 @@ def test_explained_variance_is_derived_from_the_sums_of_all() -> None:
         "ppo/error_variance": (0.0, 1.0),
     }
     means = reduce_means(averages, Pair(other))
-    assert means["validation/explained_variance"] == pytest.approx(1 - 0.25 / 0.5)
+    assert means["validation/explained_variance"] == pytest.approx(1 - 0.25 / 1.0)
     assert "ppo/explained_variance" not in means  # nothing varied

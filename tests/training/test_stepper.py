@@ -94,6 +94,38 @@ def test_a_step_without_clips_changes_nothing() -> None:
     assert stepper.skipped_steps == 0
 
 
+class OneOfTwo(LocalContext):
+    """One of two workers; the other's part of the message is given."""
+
+    world_size = 2
+
+    def __init__(self, other: list[float]) -> None:
+        super().__init__(torch.device("cpu"))
+        self.other = torch.tensor(other)
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        tensor += self.other
+
+
+def test_a_parameter_without_gradient_on_any_worker_is_left_alone() -> None:
+    module, stepper = descent()
+    # Gradients of used (2) and idle (1), which of the two have one, clips.
+    stepper.context = OneOfTwo([1.0, 2.0, 0.0, 1.0, 0.0, 3.0])
+    stepper.accumulate("adam", module.used.sum())
+    stepper.step("adam", clips=1)
+    assert module.idle.item() == 5.0
+    assert module.idle not in stepper.trainables["adam"].optimizer.state
+
+
+def test_a_worker_takes_over_gradients_that_it_has_not() -> None:
+    module, stepper = descent()
+    stepper.context = OneOfTwo([1.0, 2.0, 8.0, 1.0, 1.0, 3.0])
+    stepper.accumulate("plain", module.used.sum())
+    assert stepper.step("plain", clips=1)
+    assert module.used.tolist() == [3.0 - 2 / 4, 4.0 - 3 / 4]
+    assert module.idle.tolist() == [5.0 - 8 / 4]
+
+
 def test_mean() -> None:
     _, stepper = descent()
     assert stepper.mean(torch.tensor(6.0), count=4) == 1.5
