@@ -54,8 +54,10 @@ def executor(run: TrainRun):
 def show(run: TrainRun) -> int:
     """Print what the run would be."""
     print(to_yaml(run))
-    for name, value in describe(run).items():
-        print(f"{name:<28} {value}")
+    facts = describe(run)
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
     return 0
 
 

@@ -85,6 +85,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         config=run.training,
         held_out=_held_out(run, manifest.select(held_out_rows), context),
         total_steps=total_steps,
+        seed=run.seed,
         log_every=run.tracking.log_every,
         max_failed_share=run.data.max_failed_share,
         folder=launch.folder,

@@ -201,7 +201,8 @@ class Doomed(LocalContext):
         if state.step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 torch.set_num_threads(1)
-conduct(TrainRun.model_validate_json(Path(sys.argv[1]).read_text()), lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
+run = TrainRun.model_validate_json(Path(sys.argv[1]).read_text())
+conduct(run, lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "run.json"], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,7 +1,7 @@
 """Sweep the mask ratio and the sampler: python tune_spaces/sweep_mask_ratio.py [path=value ...].
 
-Six trials of the tiny recipe, about five minutes on 2 cores. All go on from one warm checkpoint, trained once with random
-masks and found again by later sweeps, so that each learned sampler is on for at least 100 steps.
+Six trials of the tiny recipe, about five minutes on 2 cores. All go on from one warm checkpoint, trained once with
+random masks and found again by later sweeps, so that each learned sampler is on for at least 100 steps.
 """
 
 import sys

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -10,6 +11,9 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
+
+Board = Any
+"""A handle of a ProgressBoard; Ray's types do not follow a call through ``ray.get``."""
 
 
 @ray.remote(num_cpus=0)
@@ -40,7 +44,7 @@ class ProgressBoard:
 class RayContext(DistributedContext):
     """A worker of a TorchTrainer's group."""
 
-    def __init__(self, board: "ray.actor.ActorHandle") -> None:
+    def __init__(self, board: Board) -> None:
         super().__init__(ray.train.torch.get_device())
         self._board = board
 

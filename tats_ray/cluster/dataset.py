@@ -6,6 +6,7 @@ restarted or resized group of workers goes on at the very position of its checkp
 """
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,7 @@ def _stream(
     # Cut by hand: a Parquet reader makes one task of a small file, and a repartition is a barrier.
     blocks = [table.slice(start, clips_per_block) for start in range(0, len(table), clips_per_block)]
     dataset = ray.data.from_arrow(blocks).map_batches(
-        decode_rows,
+        cast("Any", decode_rows),  # Ray's type of a function leaves no room for keyword arguments
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
@@ -58,7 +59,7 @@ def _stream(
     if decode_cpus is not None:
         options.resource_limits = options.resource_limits.copy(cpu=decode_cpus)
     for batch in dataset.iter_batches(batch_size=spec.share, batch_format="numpy", prefetch_batches=2):
-        yield make_share(_samples(batch), spec)
+        yield make_share(_samples(cast("dict[str, np.ndarray]", batch)), spec)
 
 
 def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -15,12 +15,12 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from tats_ray.cluster.context import ProgressBoard, RayContext
+from tats_ray.cluster.context import Board, ProgressBoard, RayContext
 from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig
-from tats_ray.tracking.progress import ProgressBar
+from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError
 from tats_ray.training.stepper import NotFiniteError
@@ -37,12 +37,12 @@ def run_on_ray(launch: Launch) -> None:
         ConfigError: The cluster is too small; Ray would wait for ever.
     """
     start_ray()
-    board = ProgressBoard.remote()
+    board: Board = ProgressBoard.remote()
     with _bar(board):
         fit(launch, board)
 
 
-def fit(launch: Launch, board: "ray.actor.ActorHandle") -> None:
+def fit(launch: Launch, board: Board) -> None:
     """Train on a Ray that runs already.
 
     Raises:
@@ -51,12 +51,12 @@ def fit(launch: Launch, board: "ray.actor.ActorHandle") -> None:
     use_gpu = check_fits(launch.run.cluster, ray.cluster_resources())
     with _interruptible():
         make_trainer(launch, board, use_gpu=use_gpu).fit()
-    failure = ray.get(board.read_failure.remote())
+    failure: Exception | None = cast("Any", ray.get(board.read_failure.remote()))
     if failure is not None:
         raise failure
 
 
-def make_trainer(launch: Launch, board: "ray.actor.ActorHandle", *, use_gpu: bool) -> TorchTrainer:
+def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer:
     """Build the trainer of a run; its experiment folder is the run's folder."""
     cluster = launch.run.cluster
     return TorchTrainer(
@@ -91,8 +91,8 @@ def check_fits(cluster: ClusterConfig, resources: Mapping[str, float]) -> bool:
     gpus = resources.get("GPU", 0.0)
     if cluster.use_gpu and gpus < cluster.num_workers:
         raise ConfigError(
-            f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, and "
-            f"Ray has {gpus:g}; use fewer workers, or cluster.use_gpu=null"
+            f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, "
+            f"and Ray has {gpus:g}; use fewer workers, or cluster.use_gpu=null"
         )
     return gpus >= cluster.num_workers if cluster.use_gpu is None else cluster.use_gpu
 
@@ -130,7 +130,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(board: "ray.actor.ActorHandle") -> Iterator[None]:
+def _bar(board: Board) -> Iterator[None]:
     """Show the board's state until the block ends."""
     over = threading.Event()
 
@@ -140,7 +140,7 @@ def _bar(board: "ray.actor.ActorHandle") -> Iterator[None]:
 
     def show() -> None:
         try:
-            state = ray.get(board.read.remote(), timeout=10)
+            state: ProgressState | None = cast("Any", ray.get(board.read.remote(), timeout=10))
         except RayError:  # busy or dying: the bar waits, and what is wrong the run itself tells
             return
         if state is not None:

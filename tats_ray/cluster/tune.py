@@ -13,7 +13,7 @@ from ray import tune
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from tats_ray.cluster.context import ProgressBoard
+from tats_ray.cluster.context import Board, ProgressBoard
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.train import check_fits, fit, run_on_ray
 from tats_ray.config.overrides import change
@@ -170,7 +170,8 @@ def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id:
 
 def _fit_quietly(launch: Launch) -> None:
     start_ray()
-    fit(launch, ProgressBoard.remote())
+    board: Board = ProgressBoard.remote()
+    fit(launch, board)
 
 
 def _write_table(space: SearchSpace, trials: list[TrialResult], path: Path) -> Path:

@@ -19,9 +19,9 @@ class DataConfig(ClipConfig):
 
     manifest: str | None = None
     """Manifest written by pipelines/index_videos.py; a run needs one."""
-    held_out: int = Field(64, ge=1)
+    held_out: int = Field(default=64, ge=1)
     """Videos never trained on, for validation; at most a fifth of all."""
-    max_failed_share: float = Field(0.05, ge=0, le=1)
+    max_failed_share: float = Field(default=0.05, ge=0, le=1)
     """The run stops when more than this share of its clips could not be decoded; these are left out and listed."""
 
 
@@ -30,17 +30,17 @@ class ClusterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    num_workers: int = Field(1, ge=0)
+    num_workers: int = Field(default=1, ge=0)
     """Ray Train workers; 0 trains in this process without Ray."""
     use_gpu: StrictBool | None = None
     """One GPU for each worker; null takes one when the machine or cluster has enough."""
-    cpus_per_worker: int = Field(1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs that each training worker reserves; decoding takes what is left."""
-    decode_cpus: int | None = Field(None, ge=1)
+    decode_cpus: int | None = Field(default=None, ge=1)
     """CPUs that decoding may take over the whole cluster; null for all that are left."""
-    clips_per_block: int = Field(16, ge=1)
+    clips_per_block: int = Field(default=16, ge=1)
     """Clips that one decode task makes."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """Times that lost workers are replaced and the run goes on from its last checkpoint."""
 
 
@@ -49,9 +49,9 @@ class TrainRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: str = Field("tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Results lie under this name; an interrupted run of the same name is resumed."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Fixes initialisation, order of the clips, crops and draws."""
     results: str | None = None
     """Folder for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""

@@ -25,13 +25,13 @@ class ClipConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    num_frames: int = Field(16, gt=0)
+    num_frames: int = Field(default=16, gt=0)
     """Frames of a clip."""
-    frame_stride: int = Field(4, gt=0)
+    frame_stride: int = Field(default=4, gt=0)
     """Frames of the video from one frame of the clip to the next."""
-    crop_size: int = Field(224, gt=0)
+    crop_size: int = Field(default=224, gt=0)
     """Height and width of a clip in pixels."""
-    crop_scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0, 0.875, 0.75, 0.66), min_length=1)
+    crop_scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.875, 0.75, 0.66), min_length=1)
     """Sides of a random crop as shares of the video's shorter side, in order of size; each in (0, 1]."""
     flip: StrictBool = False
     """Whether every second clip is mirrored, at random; VideoMAE does not, because some actions have a direction."""

@@ -11,7 +11,7 @@ import torch
 from tats_ray.data.clips import ClipBatch, ClipConfig, load_clip
 from tats_ray.data.decode import DecodeError
 from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.data.order import samples_at, share_positions
+from tats_ray.data.order import CLIP, samples_at, share_positions
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ShareSpec:
 def load_sample(record: VideoRecord, config: ClipConfig, *, seed: int, position: int) -> Sample:
     """Decode the clip at ``position``: start, crop and flip are a function of seed and position alone."""
     try:
-        clip = load_clip(record, config, np.random.default_rng([seed, position]))
+        clip = load_clip(record, config, np.random.default_rng([seed, CLIP, position]))
     except DecodeError as error:
         return Sample(position, record.path, None, error.reason)
     return Sample(position, record.path, clip.video)

@@ -9,11 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
+EPOCH, HELD_OUT, CLIP = 0, 1, 2
+"""Second word of a random stream's seed: what is drawn, so that no two uses share numbers."""
+
 
 @lru_cache(maxsize=4)
 def epoch_permutation(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
     """Return the order of the samples in one epoch; do not write to it."""
-    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+    return np.random.default_rng([seed, EPOCH, epoch]).permutation(num_samples)
 
 
 def samples_at(positions: np.ndarray, *, num_samples: int, seed: int) -> np.ndarray:
@@ -50,5 +53,5 @@ def split_held_out(num_samples: int, *, held_out: int, seed: int) -> tuple[np.nd
     if num_samples < 2:
         raise ValueError(f"pre-training needs at least 2 videos, one of them held out, got {num_samples}")
     count = max(1, min(held_out, num_samples // 5))
-    order = np.random.default_rng([seed, 2**31]).permutation(num_samples)
+    order = np.random.default_rng([seed, HELD_OUT]).permutation(num_samples)
     return np.sort(order[count:]), np.sort(order[:count])

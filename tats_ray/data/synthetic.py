@@ -30,23 +30,23 @@ class SyntheticConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    num_videos: int = Field(96, gt=0)
+    num_videos: int = Field(default=96, gt=0)
     """Videos to make."""
-    frames: int = Field(48, gt=0)
+    frames: int = Field(default=48, gt=0)
     """Frames of a video."""
-    fps: int = Field(24, gt=0)
+    fps: int = Field(default=24, gt=0)
     """Frames per second."""
-    size: int = Field(96, ge=32, multiple_of=2)
+    size: int = Field(default=96, ge=32, multiple_of=2)
     """Height and width of a video in pixels, even and at least 32."""
-    movers: int = Field(2, ge=1)
+    movers: int = Field(default=2, ge=1)
     """Most sprites that move in a video; each video has between one and this many."""
-    twins: int = Field(2, ge=0)
+    twins: int = Field(default=2, ge=0)
     """Sprites of the same look that do not move (but with the camera)."""
     camera: StrictBool = False
     """Whether the camera wanders, and with it the ground and all sprites."""
-    noise: float = Field(2.0, ge=0)
+    noise: float = Field(default=2.0, ge=0)
     """Standard deviation of the sensor noise, in grey levels of 0 to 255."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random; a video depends on the seed and its number alone."""
 
 

@@ -3,7 +3,8 @@
 VideoMAE (Tong et al. 2022, arXiv 2203.12602) when the rule is fixed; AdaMAE and TATS when it is learned.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -122,18 +123,21 @@ class MaskedAutoencoding:
         video = held_out.batch.video
         patches = patchify(video, self.grid)
         common = self._random_plan(held_out.clocks, count=max(1, round(self.grid.num_tokens * (1 - COMMON_MASK_RATIO))))
-        averages.add("validation/random_mask_error", self._error(patches, common).mean(1))
         plan = self._random_plan(held_out.clocks, count=self.planner.rule.count)
-        error = self._error(patches, plan)
+        with self._evaluating():
+            common_error, error = self._error(patches, common), self._error(patches, plan)
+            scores = self.scores(patches)
+        averages.add("validation/random_mask_error", common_error.mean(1))
         relative = error / error.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
-        scores = self.scores(patches)
         if scores is None:
             return
         if scores.value is not None:
             gap = scores.value.gather(1, plan.target_idx) - relative
             averages.add("validation/critic_error", gap.square().mean(1))
             averages.add("validation/error_variance", (relative - 1).square().mean(1))
+            if self.stage == "policy":
+                averages.add("sampler/value_slope", value_slope(scores.log_prob, scores.value))
         probability = scores.log_prob.exp()
         amounts = {"motion": frame_difference(video, self.grid), **held_out.truth}
         for name, amount in amounts.items():
@@ -141,14 +145,11 @@ class MaskedAutoencoding:
             averages.add(f"sampler/{name}_lift", lift(probability[known], amount[known]))
 
     def scores(self, patches: Tensor) -> Scores | None:
-        """Return the sampler's scores whatever its stage, without dropout; None for a fixed rule."""
+        """Return the sampler's scores whatever its stage; None for a fixed rule."""
         scorer = self.update.scorer
         if scorer is None:
             return None
-        scorer.eval()
-        scores = self.update.score(patches) if self.update.stage == "joint" else scorer(patches)
-        scorer.train()
-        return scores
+        return self.update.score(patches) if self.update.stage == "joint" else scorer(patches)
 
     def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
         """Let the sampler switch its stages."""
@@ -160,9 +161,10 @@ class MaskedAutoencoding:
         video = held_out.batch.video[:1]
         clocks = held_out.clocks[:1]
         patches = patchify(video, self.grid)
-        scores = self.scores(patches)
-        plan = self.planner.plan(scores, clocks)
-        prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
+        with self._evaluating():
+            scores = self.scores(patches)
+            plan = self.planner.plan(scores, clocks)
+            prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
         target = take_tokens(patches, plan.target_idx)
         tubelet_size = video.shape[1] // self.grid.time
         alone = torch.zeros(patches.shape, device=patches.device)
@@ -188,6 +190,17 @@ class MaskedAutoencoding:
         """Take over what :meth:`state_dict` returned."""
         self.update.load_state_dict(state)
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Switch dropout and drop path off."""
+        for module in self.modules().values():
+            module.eval()
+        try:
+            yield
+        finally:
+            for module in self.modules().values():
+                module.train()
+
     def _error(self, patches: Tensor, plan: MaskPlan) -> Tensor:
         prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
         return token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
@@ -196,6 +209,17 @@ class MaskedAutoencoding:
         visible_idx = random_tokens(clocks, count=count).sort(dim=1).values
         target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
         return MaskPlan(visible_idx, target_idx, torch.ones(target_idx.shape, device=target_idx.device))
+
+
+def value_slope(log_prob: Tensor, value: Tensor) -> Tensor:
+    """Return each clip's regression slope of log p on the critic, which approaches 1 / temperature, ``[clips]``.
+
+    Clips whose critic is flat are left out.
+    """
+    centred = value - value.mean(1, keepdim=True)
+    variance = centred.square().mean(1)
+    slope = (log_prob * centred).mean(1) / variance
+    return slope[variance > 1e-6]
 
 
 def site_coverage(visible_idx: Tensor, grid: TokenGrid) -> Tensor:

@@ -186,14 +186,16 @@ class PPOUpdate:
             return
         gathered, self._gathered = self._gathered, [[]]
         nats_before = self._measure(gathered, averages)
+        stopped = False
         for epoch in range(self.config.ppo.update_epochs):
             order = torch.randperm(
                 len(gathered), generator=torch.Generator().manual_seed(self.seed + self.updates * 1009 + epoch)
             )
             kl = [self._minibatch(gathered[index], stepper, averages) for index in order.tolist()]
             if self.stage == "policy" and self._mean_kl(kl, stepper) > self.config.ppo.target_kl:
-                averages.add("ppo/early_stops", 1.0)
+                stopped = True
                 break
+        averages.add("ppo/early_stop_share", float(stopped))
         self.updates += 1
         if self.stage == "policy" and self.config.ppo.target_nats is not None:
             nats = stepper.mean(nats_before.sum(), count=len(nats_before))

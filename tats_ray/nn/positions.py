@@ -1,6 +1,6 @@
 """Fixed sine and cosine positions of tokens, in the form of Vaswani et al. 2017 (arXiv 1706.03762), section 3.5.
 
-``1d`` counts tokens in the flattened grid, as VideoMAE does (Tong et al. 2022, arXiv 2203.12602). ``3d`` gives time slot,
+``1d`` counts tokens in the flattened grid, as VideoMAE does (Tong et al. 2022, arXiv 2203.12602). ``3d`` gives time,
 row and column a part of the channels each: tokens of the same site are then alike in two thirds of them, and a small
 model learns to copy what does not move in far fewer steps.
 """

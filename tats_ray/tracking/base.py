@@ -15,11 +15,11 @@ class TrackingConfig(BaseModel):
 
     uri: str | None = None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else a SQLite file in the results root."""
-    experiment: str = Field("tats_ray", min_length=1)
+    experiment: str = Field(default="tats_ray", min_length=1)
     """MLflow experiment the run belongs to; made when it does not exist."""
     run_name: str | None = None
     """Name of the run in the UI; null lets MLflow invent one."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Training steps between two points of a metric."""
 
 

@@ -77,6 +77,7 @@ class Job:
     config: TrainingConfig
     held_out: HeldOut
     total_steps: int
+    seed: int
     log_every: int
     max_failed_share: float
     folder: Path
@@ -119,7 +120,7 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
 
 def _train_step(job: Job, state: LoopState, share: StepShare, averages: Averages) -> None:
     # Dropout is the only user of the global generator; seeding it here makes every step a function of its number.
-    torch.manual_seed(state.step * job.context.world_size + job.context.rank)
+    torch.manual_seed(job.seed * 1_000_003 + state.step * job.context.world_size + job.context.rank)
     for trainable in job.stepper.trainables.values():
         trainable.set_step(state.step)
     _note_failures(job, state, share)

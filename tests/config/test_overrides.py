@@ -133,7 +133,9 @@ def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
 
 def test_a_knob_of_another_kind_is_told_from_an_unknown_one() -> None:
     for knob in ("masking.visible.ppo.clip_eps=0.1", "masking.visible.embed_dim=64"):
-        with pytest.raises(ConfigError, match="belongs to another kind than the one chosen; set masking.visible.kind"):
+        with pytest.raises(
+            ConfigError, match=r"belongs to another kind than the one chosen; set masking\.visible\.kind"
+        ):
             set_knobs("masking.visible.kind=adamae", knob)
 
 

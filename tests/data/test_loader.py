@@ -139,10 +139,10 @@ def test_every_position_draws_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(loader, "load_clip", load_clip)
     one = record(tmp_path / "0.mp4", 0)
     asked = [(0, 2), (0, 3), (1, 2), (0, 2)]
-    first, *others, again = (load_sample(one, CLIP, seed=seed, position=position).video for seed, position in asked)
-    assert first is not None
-    assert all(not np.array_equal(first, other) for other in others)
-    assert np.array_equal(first, again)
+    drawn = [load_sample(one, CLIP, seed=seed, position=position).video for seed, position in asked]
+    first, *others, again = (video.tobytes() for video in drawn if video is not None)
+    assert again == first
+    assert len({first, *others}) == 3
 
 
 def test_a_clip_that_does_not_decode_keeps_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

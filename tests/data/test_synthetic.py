@@ -154,7 +154,8 @@ def test_files_hold_what_was_drawn(made):
         assert record.truth == str(truth_path(path))
         video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config)
         decoded = decode_frames(path, times=np.arange(48) / 24, crop=Crop(0, 0, 96, 96), size=96)
-        assert np.abs(decoded.astype(int) - video).mean() < 6  # H.264 at crf 18 with halved colour resolution
+        # H.264 at crf 18 keeps the brightness; it halves the resolution of colours, which are as fine as it here.
+        assert np.abs((decoded.astype(float) - video) @ [0.299, 0.587, 0.114]).mean() < 4
         saved = SpriteTracks.load(record.truth)
         for name, array in vars(tracks).items():
             np.testing.assert_array_equal(getattr(saved, name), array)

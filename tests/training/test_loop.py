@@ -86,6 +86,7 @@ def make_job(
             config=config,
             held_out=HeldOut(make_batch(range(4), seed=77), clocks, {}),
             total_steps=STEPS,
+            seed=0,
             log_every=5,
             max_failed_share=0.001,
             folder=tmp_path / folder,

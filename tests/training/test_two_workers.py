@@ -76,7 +76,7 @@ def test_the_scenarios_are_what_they_say(alone: dict, together: list) -> None:
     for played in (alone, *together):
         assert [step[2] for step in played["not finite"]["decisions"]] == [0, 1, 1, 1, 1, 1]
         assert [step[2] for step in played["all"]["decisions"]] == [0] * 6
-        assert "ppo/early_stops" in played["early stop"]["means"]
-        assert "ppo/early_stops" not in played["all"]["means"]
+        assert played["early stop"]["means"]["ppo/early_stop_share"] > 0
+        assert played["all"]["means"]["ppo/early_stop_share"] == 0
         assert played["all"]["decisions"][-1][0] == "policy"
         assert played["all"]["decisions"][-1][3]["temperature"] != 1.0
