@@ -211,7 +211,7 @@ class PPOUpdate:
                 self._gathered = [[]]
                 return {"sampler/critic_on_step": float(step), "sampler/critic_on_measured": float(spread)}
         elif self.stage == "critic":
-            explained = measured["validation/explained_variance"] > switch.explained_variance
+            explained = measured.get("validation/explained_variance", 0.0) > switch.explained_variance
             self._good_checks = self._good_checks + 1 if explained else 0
             if self._good_checks >= 2 or step >= switch.policy_by * self.total_steps:
                 self.stage = "policy"
