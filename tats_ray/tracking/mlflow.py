@@ -35,6 +35,8 @@ _MAX_WAITING_FILES = 1_000
 
 _logger = logging.getLogger(__name__)
 
+_MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
+
 
 def open_run(
     config: TrackingConfig,
@@ -201,7 +203,7 @@ def _experiment_id(
     if found is None:
         # Without a server MLflow would keep artifacts under whatever directory the first process ran in, for ever.
         location = (results_root / "mlartifacts").as_uri() if is_database(uri) else None
-        return client.create_experiment(config.experiment, artifact_location=location)
+        return client.create_experiment(config.experiment, artifact_location=location, tags=_MODEL_TRAINING)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
             f"MLflow experiment {config.experiment!r} was deleted; restore it or set tracking.experiment to another"
