@@ -27,10 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     video, first = seen[0].video, seen[0]
-    rows = {"clip": video, "random": show_tokens(video, first.random_idx, first.grid)}
+    rows = {"clip": video, "random: tokens": show_tokens(video, first.random_idx, first.grid)}
     for folder, snapshot in zip(parsed.runs, seen, strict=True):
-        name = f"{folder.resolve().parent.name} {folder.name}"
-        rows[name] = show_tokens(video, snapshot.visible_idx, snapshot.grid)
+        name = folder.resolve().parent.name
+        if f"{name}: tokens" in rows:
+            name = f"{name} {folder.name}"
+        rows[f"{name}: tokens"] = show_tokens(video, snapshot.visible_idx, snapshot.grid)
         if snapshot.probability is not None:
             rows[f"{name}: probability"] = heat_overlay(video, snapshot.probability, snapshot.grid)
     save_sheet(rows, parsed.out)
