@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.overrides import ConfigError, flatten
 from tats_ray.config.run import TrainRun
@@ -28,7 +30,7 @@ from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run
 from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
-from tats_ray.training.state import CheckpointError, latest_checkpoint, verify_checkpoint
+from tats_ray.training.state import CheckpointError, checkpoint_step, latest_checkpoint, verify_checkpoint
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch
 
@@ -99,6 +101,9 @@ def _conduct(run: TrainRun, execute: Callable[[Launch], None], *, fresh: bool, p
         handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
+    if resumed_from is not None:
+        step = checkpoint_step(resumed_from)
+        Console(stderr=True).print(f"resuming {folder} from step {step}; --fresh starts anew", highlight=False)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"

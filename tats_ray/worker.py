@@ -163,6 +163,9 @@ def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapsho
         CheckpointError: The folder holds no usable checkpoint.
         ValueError: There is no such clip.
     """
+    for path in (folder, clips_of):
+        if not (path / "run.yaml").is_file():
+            raise ValueError(f"{path} is no folder of a run: it has no run.yaml; a run prints its folder when it ends")
     run, owner = read_run(folder / "run.yaml"), read_run(clips_of / "run.yaml")
     assert owner.data.manifest is not None
     manifest = Manifest.read(owner.data.manifest)
