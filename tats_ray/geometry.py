@@ -37,7 +37,7 @@ class TokenGrid:
         """
         if num_frames % tubelet_size:
             raise ValueError(
-                f"num_frames must be a multiple of tubelet_size, got {num_frames} frames and tubelets of {tubelet_size}:"
+                f"num_frames must be a multiple of tubelet_size, got {num_frames} frames, tubelets of {tubelet_size}:"
                 f" try {max(tubelet_size, num_frames // tubelet_size * tubelet_size)}"
             )
         if crop_size % patch_size:

@@ -1,4 +1,4 @@
-"""The whole method at once, from files: autoencoder and sampler from scratch, in one unbroken run of the tiny recipe."""
+"""The whole method at once, from files: autoencoder and sampler from scratch, in one run of the tiny recipe."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tats_ray.worker import run_with_bar
 
 @pytest.mark.slow
 def test_the_sampler_finds_movers_and_not_their_static_twins(tmp_path: Path) -> None:
-    """Thresholds: exact q allows movers 2.3 and twins 1.0 at temperature 0.5 (objective.md); a contrast detector ties."""
+    """A detector of contrast would draw twins as often as movers; at temperature 0.5 movers come to about 1.5."""
     paths = make_videos(tmp_path / "videos", SyntheticConfig())
     manifest = tmp_path / "videos.parquet"
     Manifest.of(probe_record(str(path), label=None) for path in paths).write(manifest)
