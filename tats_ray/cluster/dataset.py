@@ -6,6 +6,7 @@ restarted or resized group of workers goes on at the very position of its checkp
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -35,8 +36,9 @@ def ray_shares(
     steps_per_stream = max(1, BLOCKS_PER_STREAM * clips_per_block // spec.share)
     for first in range(spec.steps.start, spec.steps.stop, steps_per_stream):
         steps = range(first, min(first + steps_per_stream, spec.steps.stop))
-        part = ShareSpec(**{**vars(spec), "steps": steps})
-        yield from _stream(manifest, part, clips_per_block=clips_per_block, decode_cpus=decode_cpus)
+        yield from _stream(
+            manifest, replace(spec, steps=steps), clips_per_block=clips_per_block, decode_cpus=decode_cpus
+        )
 
 
 def _stream(

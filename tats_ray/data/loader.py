@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,13 +75,19 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
     return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
 
 
+def _places(manifest: Manifest, spec: ShareSpec) -> Iterator[tuple[int, int]]:
+    """Yield position and manifest row of each of this worker's samples, looked up a step at a time."""
+    for step in spec.steps:
+        positions = replace(spec, steps=range(step, step + 1)).positions()
+        rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
+        yield from zip(positions.tolist(), rows.tolist(), strict=True)
+
+
 def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_ahead: int = 4) -> Iterator[StepShare]:
     """Yield each step's share; decoding runs in ``threads`` threads, ``steps_ahead`` steps ahead."""
-    positions = spec.positions()
-    rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     waiting: deque[Future[Sample]] = deque()
-    todo = zip(positions.tolist(), rows.tolist(), strict=True)
+    todo = _places(manifest, spec)
 
     def fill() -> None:
         for position, row in todo:

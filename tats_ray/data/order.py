@@ -21,12 +21,13 @@ def epoch_permutation(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 def samples_at(positions: np.ndarray, *, num_samples: int, seed: int) -> np.ndarray:
     """Return the manifest row that stands at each position."""
-    samples = np.empty(len(positions), dtype=np.int64)
     epochs, within = np.divmod(positions, num_samples)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        samples[here] = epoch_permutation(num_samples, seed=seed, epoch=int(epoch))[within[here]]
-    return samples
+    turns = np.flatnonzero(np.diff(epochs)) + 1  # where one epoch ends and the next begins
+    parts = zip(np.split(epochs, turns), np.split(within, turns), strict=True)
+    samples = [
+        epoch_permutation(num_samples, seed=seed, epoch=int(epoch[0]))[place] for epoch, place in parts if len(epoch)
+    ]
+    return np.concatenate(samples) if samples else np.empty(0, np.int64)
 
 
 def share_positions(steps: range, *, global_batch: int, rank: int, world_size: int) -> np.ndarray:
