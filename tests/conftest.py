@@ -90,3 +90,11 @@ def make_stepper() -> Callable[..., GradientStepper]:
         return GradientStepper(trainables, context, precision="fp32", max_skipped_steps=config.max_skipped_steps)
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests measured beside what they assert, such as each sampler's preference for movers."""
+    for report in terminalreporter.stats.get("passed", []):
+        if report.when == "call" and report.user_properties:
+            measured = ", ".join(f"{name} {value:.3g}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {measured}")

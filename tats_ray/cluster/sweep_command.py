@@ -53,7 +53,7 @@ def show(space: SearchSpace, result: SweepResult) -> None:
     failed = any(trial.error for trial in result.trials)
     table = Table(title=f"{space.name}: best first by {space.metric}", title_justify="left")
     for column in ("trial", *columns, *(["error"] if failed else [])):
-        table.add_column(column.replace(".kind", "").replace("/", ".").split(".")[-1], overflow="fold")
+        table.add_column(_heading(column))
     for trial in result.trials:
         values = {**trial.knobs, **trial.metrics}
         cells = [_cell(values.get(column)) for column in columns]
@@ -62,6 +62,11 @@ def show(space: SearchSpace, result: SweepResult) -> None:
     console.print(table)
     console.print(f"table     {result.table}", soft_wrap=True, highlight=False)
     console.print(f"MLflow    {ui_command(result.handle.uri)}", soft_wrap=True, highlight=False)
+
+
+def _heading(path: str) -> str:
+    """Return the last part of a path or metric, in words that a narrow terminal can break."""
+    return path.removesuffix(".kind").replace("/", ".").split(".")[-1].replace("_", " ")
 
 
 def _cell(value: object) -> str:

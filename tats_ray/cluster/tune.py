@@ -148,7 +148,7 @@ def _run_trials(
         grid = tuner.fit()
     results = [
         TrialResult(
-            name=(result.metrics or {}).get("trial_id", "-"),
+            name=str((result.metrics or {}).get("trial_id", "-")).split("_")[-1],
             knobs={key.removeprefix("config/"): value for key, value in (result.config or {}).items()},
             metrics={key: value for key, value in (result.metrics or {}).items() if isinstance(value, int | float)},
             error=None if result.error is None else _last_line(result.error),
