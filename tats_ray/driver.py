@@ -6,6 +6,7 @@
     ``checkpoints/``, ``pictures/``, ``summary.json``, ``error.log``
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,13 +91,20 @@ def conduct(
         RunFailedError: It cannot start, or failed; everything is recorded.
         KeyboardInterrupt, Terminated: It was interrupted; recorded as KILLED.
     """
-    with _terminable():
-        return _conduct(run, execute, fresh=fresh, parent_run_id=parent_run_id)
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        try:
+            run, manifest = prepare(run)
+            stack.enter_context(_alone(run))
+        except (*RUN_ERRORS, ValueError) as error:
+            raise RunFailedError(str(error)) from error
+        return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id)
 
 
-def _conduct(run: TrainRun, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None) -> Outcome:
+def _conduct(
+    run: TrainRun, manifest: Manifest, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None
+) -> Outcome:
     try:
-        run, manifest = prepare(run)
         folder, resumed_from = claim(run, manifest, fresh=fresh)
         handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
@@ -187,26 +195,20 @@ def absolute(path: str, knob: str) -> str:
 
 
 def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
-    """Return the folder of the run, and the checkpoint it is resumed from.
+    """Return the folder of the run, and the checkpoint it is resumed from; the caller holds the run's name.
 
     An unfinished run of the same name with a checkpoint is resumed; otherwise the next number is taken.
 
     Raises:
-        ConfigError: The unfinished run is still running, or was started with other settings or videos.
+        ConfigError: The unfinished run was started with other settings or videos, or results cannot be written.
         CheckpointError: Its checkpoint is damaged.
     """
     assert run.results is not None
     root = Path(run.results) / run.name
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
     number = next_number(root)
     if number > 1:
         newest = root / f"{number - 1:04d}"
         status = read_status(newest)
-        if status.get("status") == "RUNNING":
-            _check_abandoned(newest, status)
         checkpoint = latest_checkpoint(newest / "checkpoints")
         if status.get("status") != "FINISHED" and checkpoint is not None and not fresh:
             _check_same(run, newest, status, manifest)
@@ -218,7 +220,7 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
             _end(newest, "KILLED", handle)
     folder = root / f"{number:04d}"
     try:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "run.yaml").write_text(without_credentials(to_yaml(run)))
     except OSError as error:
         raise ConfigError(f"results={run.results} cannot be written: {error}") from error
@@ -280,19 +282,34 @@ def _end(folder: Path, status: Literal["FINISHED", "FAILED", "KILLED"], handle: 
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
 
-def _check_abandoned(folder: Path, status: dict) -> None:
-    if status["host"] != socket.gethostname() or status["pid"] == os.getpid():
-        return
+@contextmanager
+def _alone(run: TrainRun) -> Iterator[None]:
+    """Hold the name of a run, so that no other process resumes or numbers a run of that name meanwhile.
+
+    The lock is the operating system's: it goes with the process that holds it, however that ends.
+
+    Raises:
+        ConfigError: Another process holds the name, or the results folder cannot be written.
+    """
+    assert run.results is not None
+    path = Path(run.results) / ".locks" / run.name
     try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        pass
-    raise ConfigError(
-        f"run {folder} is being trained by process {status['pid']} now; wait for it, stop it, or give this run "
-        f"another name="
-    )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            root = Path(run.results) / run.name
+            status = read_status(root / f"{next_number(root) - 1:04d}")
+            holder = f"process {status.get('pid', 'unknown')} on {status.get('host', 'another host')}"
+            raise ConfigError(
+                f"a run of the name {run.name} is being trained in {root} by {holder}; wait for it, stop it, or give "
+                f"this run another name="
+            ) from error
+        yield
 
 
 def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
