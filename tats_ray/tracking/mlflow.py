@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingConfig, TrackingError
 from tats_ray.tracking.provenance import dotted_params, provenance_tags
-from tats_ray.tracking.store import check_database, is_database, resolve_uri, without_credentials
+from tats_ray.tracking.store import check_database, first_use, is_database, resolve_uri, without_credentials
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -65,15 +65,15 @@ def open_run(
     """
     _be_quiet()
     uri = resolve_uri(config.uri, results_root=results_root)
-    check_database(uri)
-    client = MlflowClient(uri)
-    with _explained(uri), _patience(seconds=4, retries=0):  # the first call: is anybody there?
-        experiment = client.get_experiment_by_name(config.experiment)
+    with first_use(uri):
+        check_database(uri)
+        client = MlflowClient(uri)
+        with _explained(uri), _patience(seconds=4, retries=0):  # the first call: is anybody there?
+            experiment_id = _experiment_id(client, config, uri=uri, results_root=results_root)
     with _explained(uri), _patience(seconds=30, retries=1):
         if run_id is not None:
             run = _continued(client, run_id, uri=uri)
         else:
-            experiment_id = _experiment_id(client, config, found=experiment, uri=uri, results_root=results_root)
             parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
             run = client.create_run(experiment_id, run_name=config.run_name, tags=parent)
         _log_params(client, run, dotted_params(params))
@@ -197,9 +197,8 @@ class MlflowTracker:
             self._files.popleft()
 
 
-def _experiment_id(
-    client: MlflowClient, config: TrackingConfig, *, found: Experiment | None, uri: str, results_root: Path
-) -> str:
+def _experiment_id(client: MlflowClient, config: TrackingConfig, *, uri: str, results_root: Path) -> str:
+    found = client.get_experiment_by_name(config.experiment)
     if found is None:
         # Without a server MLflow would keep artifacts under whatever directory the first process ran in, for ever.
         location = (results_root / "mlartifacts").as_uri() if is_database(uri) else None

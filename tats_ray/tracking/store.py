@@ -1,12 +1,14 @@
 """The store a run is recorded in: which one, whether it can be written, and how to name it in public."""
 
+import fcntl
 import os
 import re
 import shlex
 import shutil
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tats_ray.tracking.base import TrackingError
@@ -38,6 +40,32 @@ def resolve_uri(uri: str | None, *, results_root: Path) -> str:
 def is_database(uri: str) -> bool:
     """Whether MLflow opens this store itself; otherwise a server stands before it and keeps the artifacts too."""
     return _scheme(uri) in _DATABASES
+
+
+@contextmanager
+def first_use(uri: str) -> Iterator[None]:
+    """Let one process at a time open a SQLite file for the first time; nobody waits for other stores.
+
+    MLflow makes its tables when it first opens a file; of several processes that do so at once, all but one fail.
+
+    Raises:
+        TrackingError: The folder of the file cannot be written.
+    """
+    if _scheme(uri) != "sqlite":
+        yield
+        return
+    path = _sqlite_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("a")
+    except OSError as error:
+        raise TrackingError(
+            f"MLflow database {path} cannot be written: {error}; "
+            "set tracking.uri or MLFLOW_TRACKING_URI to one in a writable folder"
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_database(uri: str) -> None:

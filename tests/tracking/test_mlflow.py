@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -335,3 +337,19 @@ def test_what_was_deleted_is_told(results_root):
     client(handle).delete_experiment(handle.experiment_id)
     with pytest.raises(TrackingError, match=r"'deleted' was deleted; restore it or set tracking\.experiment"):
         open_run(config, results_root=results_root, params={})
+
+
+def test_processes_that_use_a_new_store_at_once_wait_for_each_other(tmp_path):
+    """MLflow makes its tables at first use; without order all but one process fail."""
+    script = (
+        "import sys; from pathlib import Path; from tats_ray.tracking.base import TrackingConfig;"
+        "from tats_ray.tracking.mlflow import open_run;"
+        "print(open_run(TrackingConfig(), results_root=Path(sys.argv[1]), params={}).experiment_id)"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    ended = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], ended
+    assert len({out for out, _ in ended}) == 1
