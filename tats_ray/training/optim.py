@@ -65,7 +65,7 @@ def cosine_trainable(module: nn.Module, config: OptimConfig, *, global_batch: in
     groups = param_groups_weight_decay(
         module, weight_decay=config.weight_decay, no_weight_decay_list=_undecayed(module)
     )
-    optimizer = torch.optim.AdamW(groups, lr=config.base_learning_rate * scale, betas=config.betas)
+    optimizer = torch.optim.AdamW(groups, lr=config.base_learning_rate * scale, betas=config.betas, fused=True)
     scheduler = CosineLRScheduler(
         optimizer,
         t_initial=total_steps,
@@ -79,7 +79,9 @@ def cosine_trainable(module: nn.Module, config: OptimConfig, *, global_batch: in
 
 def constant_trainable(module: nn.Module, *, learning_rate: float, max_grad_norm: float) -> Trainable:
     """Build the sampler's AdamW: constant rate, no weight decay, clipped gradient."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     return Trainable(module, optimizer, max_grad_norm=max_grad_norm, scheduler=None)
 
 
