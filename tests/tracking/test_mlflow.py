@@ -1,10 +1,12 @@
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -353,3 +355,18 @@ def test_processes_that_use_a_new_store_at_once_wait_for_each_other(tmp_path):
     ended = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], ended
     assert len({out for out, _ in ended}) == 1
+
+
+def test_a_locked_database_is_told_in_one_line(handle, results_root, caplog, capfd):
+    tracker = MlflowTracker(handle)
+    with closing(sqlite3.connect(results_root / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tracker.log_metrics({"reconstruction/loss": 1.0}, step=1)
+        other.execute("ROLLBACK")
+    (told,) = [record for record in caplog.records if record.name == "tats_ray.tracking.mlflow"]
+    assert "they wait in memory and training goes on" in told.getMessage()
+    assert not [record.name for record in caplog.records if record.exc_info]
+    assert "Traceback" not in capfd.readouterr().err
+    tracker.close()
+    client = MlflowClient(handle.uri)
+    assert [point.step for point in client.get_metric_history(handle.run_id, "reconstruction/loss")] == [1]
