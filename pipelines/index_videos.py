@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from tats_ray.cluster.index import index_videos
-from tats_ray.data.decode import DecodeError
 from tats_ray.data.manifest import ManifestError
+from tats_ray.data.source import DecodeError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from tats_ray.config.overrides import ConfigError
-from tats_ray.data.decode import DecodeError
 from tats_ray.data.manifest import ManifestError
+from tats_ray.data.source import DecodeError
 from tats_ray.tracking.figures import animate, heat_overlay, save_sheet, show_tokens
 from tats_ray.training.state import CheckpointError
 from tats_ray.worker import look

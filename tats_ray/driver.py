@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
@@ -147,12 +148,13 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     manifest = Manifest.read(data.manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     run.total_steps(len(rows))
-    longest = max(manifest.table.column("num_frames").to_pylist())
-    span = (data.num_frames - 1) * data.frame_stride + 1
-    if longest < span:
+    lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
+    longest = manifest.record(int(np.argmax(lengths)))
+    if data.pace.latest_start(longest) < 0:
+        pace = f"data.frame_stride={data.frame_stride}" if data.fps is None else f"data.fps={data.fps:g}"
         raise ConfigError(
-            f"a clip of data.num_frames={data.num_frames} at data.frame_stride={data.frame_stride} spans {span} "
-            f"frames, longer than every video of {data.manifest} (longest: {longest} frames); lower one of the two"
+            f"a clip of data.num_frames={data.num_frames} at {pace} is longer than every video of {data.manifest} "
+            f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
         )
     if init is not None:
         _check_init(Path(init))

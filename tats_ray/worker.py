@@ -12,10 +12,10 @@ import torch
 from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
 from tats_ray.data.clips import ClipBatch, load_center_clip
-from tats_ray.data.decode import DecodeError
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import split_held_out
+from tats_ray.data.source import DecodeError
 from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.masking.tats import TATSConfig
@@ -261,7 +261,7 @@ def _held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> Held
     records = [manifest.record(index) for index, _ in kept]
     if records and all(record.truth for record in records):
         shares = [
-            token_truth(Path(str(record.truth)), record, clip, run.data, grid)
+            token_truth(Path(str(record.truth)), record, clip, grid)
             for record, (_, clip) in zip(records, kept, strict=True)
         ]
         for position, name in enumerate(("mover", "twin")):

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from tats_ray import driver
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import TrainRun
-from tats_ray.data.manifest import Manifest, list_sources, probe_record
+from tats_ray.data.listing import list_sources
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.probe import probe_record
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import Outcome, RunFailedError, Terminated, absolute, claim, conduct, prepare, read_status
 from tats_ray.recipes import recipe
@@ -60,7 +62,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
     path = folder / "ten.parquet"
-    Manifest.of([probe_record(path, label=label) for path, label in list_sources(folder)]).write(path)
+    Manifest.of([probe_record(source, label=label) for source, label in list_sources(folder)]).write(path)
     return path
 
 

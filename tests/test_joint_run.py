@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tats_ray.config.overrides import change
-from tats_ray.data.manifest import Manifest, probe_record
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.probe import probe_record
+from tats_ray.data.source import VideoSource
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import conduct
 from tats_ray.recipes import recipe
@@ -18,7 +20,7 @@ def test_the_sampler_finds_movers_and_not_their_static_twins(tmp_path: Path) -> 
     """A detector of contrast would draw twins as often as movers; at temperature 0.5 movers come to about 1.5."""
     paths = make_videos(tmp_path / "videos", SyntheticConfig())
     manifest = tmp_path / "videos.parquet"
-    Manifest.of(probe_record(str(path), label=None) for path in paths).write(manifest)
+    Manifest.of(probe_record(VideoSource(str(path)), label=None) for path in paths).write(manifest)
     run = change(
         recipe("tiny"),
         [("results", str(tmp_path / "results")), ("data.manifest", str(manifest)), ("cluster.num_workers", 0)],

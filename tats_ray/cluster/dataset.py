@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_sample, make_share
+from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_samples, make_share
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at
 
@@ -44,11 +44,13 @@ def ray_shares(
 def _stream(
     manifest: Manifest, spec: ShareSpec, *, clips_per_block: int, decode_cpus: float | None
 ) -> Iterator[StepShare]:
-    positions = spec.positions()
-    rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
+    positions = spec.first_positions()
+    views = spec.clip.views_per_decode
+    rows = samples_at(positions // views, num_samples=len(manifest), seed=spec.seed)
     table = manifest.table.take(pa.array(rows)).append_column("position", pa.array(positions))
     # Cut by hand: a Parquet reader makes one task of a small file, and a repartition is a barrier.
-    blocks = [table.slice(start, clips_per_block) for start in range(0, len(table), clips_per_block)]
+    rows_per_block = max(1, clips_per_block // views)
+    blocks = [table.slice(start, rows_per_block) for start in range(0, len(table), rows_per_block)]
     dataset = ray.data.from_arrow(blocks).map_batches(
         cast("Any", decode_rows),  # Ray's type of a function leaves no room for keyword arguments
         batch_size=None,
@@ -66,7 +68,7 @@ def _stream(
 
 def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, np.ndarray]:
     """Decode one block of manifest rows; a clip that fails becomes a marked row: order and counts stay exact."""
-    samples = [_decode(row, config, seed) for row in table.to_pylist()]
+    samples = [sample for row in table.to_pylist() for sample in _decode(row, config, seed)]
     shape = (config.num_frames, config.crop_size, config.crop_size, 3)
     empty = np.zeros(shape, np.uint8)  # a column has one shape
     return {
@@ -78,9 +80,9 @@ def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, 
     }
 
 
-def _decode(row: dict, config: ClipConfig, seed: int) -> Sample:
+def _decode(row: dict, config: ClipConfig, seed: int) -> list[Sample]:
     position = row.pop("position")
-    return load_sample(VideoRecord(**row), config, seed=seed, position=position)
+    return load_samples(VideoRecord(**row), config, seed=seed, position=position)
 
 
 def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
@@ -14,12 +14,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tats_ray.cluster.runtime import start_ray
-from tats_ray.data.decode import DecodeError
-from tats_ray.data.manifest import SCHEMA, Manifest, ManifestError, VideoRecord, list_sources, probe_record
+from tats_ray.data.listing import list_sources
+from tats_ray.data.manifest import SCHEMA, Manifest, ManifestError, VideoRecord
+from tats_ray.data.probe import probe_record
+from tats_ray.data.source import DecodeError, VideoSource
 
 VIDEOS_PER_BLOCK = 16  # a probe takes milliseconds to tens of them, the scheduling of a block about ten
 
-SOURCE_SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int64())])
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("fps", pa.float64()),
+        ("label", pa.int64()),
+    ]
+)
 PROBED_SCHEMA = pa.schema([field.with_nullable(True) for field in SCHEMA] + [pa.field("reason", pa.string())])
 
 
@@ -87,16 +98,16 @@ def probe_rows(table: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([_probe_row(**row) for row in table.to_pylist()], schema=PROBED_SCHEMA)
 
 
-def _probe_row(path: str, label: int | None) -> dict[str, object]:
+def _probe_row(label: int | None, **source: Any) -> dict[str, object]:
     try:
-        return asdict(probe_record(path, label=label))
+        return asdict(probe_record(VideoSource(**source), label=label))
     except DecodeError as error:  # returned, not raised: an exception would end the whole index
-        return {"path": path, "reason": error.reason}
+        return {"path": error.path, "reason": error.reason}
 
 
-def _probed(sources: Sequence[tuple[str, int | None]], *, workers: int | None) -> Iterator[dict]:
+def _probed(sources: Sequence[tuple[VideoSource, int | None]], *, workers: int | None) -> Iterator[dict]:
     """Yield the probed rows in the order of the sources, as blocks are done."""
-    rows = [{"path": path, "label": label} for path, label in sources]
+    rows = [{**asdict(source), "label": label} for source, label in sources]
     table = pa.Table.from_pylist(rows, schema=SOURCE_SCHEMA)
     # Cut by hand: Ray would make one task of a small table.
     blocks = [table.slice(start, VIDEOS_PER_BLOCK) for start in range(0, len(table), VIDEOS_PER_BLOCK)]

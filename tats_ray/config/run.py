@@ -104,4 +104,10 @@ class TrainRun(BaseModel):
                 f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} "
                 f"and {workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
             )
+        share = self.training.global_batch // workers
+        if share % self.data.views_per_decode:
+            raise ValueError(
+                f"data.views_per_decode must divide the clips of one worker in one step, got "
+                f"{self.data.views_per_decode} and {share}; change it or training.global_batch"
+            )
         return self

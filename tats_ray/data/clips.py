@@ -1,23 +1,17 @@
-"""From a video of the manifest to the frames of one clip, at random for training or from the middle for validation."""
+"""From a video of the manifest to the frames of its clips, at random for training or from the middle for validation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
-from tats_ray.data.decode import Crop, DecodeError, decode_frames
-from tats_ray.data.frames import (
-    center_crop,
-    center_start,
-    clip_times,
-    is_short,
-    multiscale_crop,
-    random_start,
-    span_frames,
-)
+from tats_ray.data.decode import Crop, Decode, View, decode_views
+from tats_ray.data.frames import Pace, center_crop, multiscale_crop
 from tats_ray.data.manifest import VideoRecord
+from tats_ray.data.source import DecodeError
 
 
 class ClipConfig(BaseModel):
@@ -27,8 +21,12 @@ class ClipConfig(BaseModel):
 
     num_frames: int = Field(default=16, gt=0)
     """Frames of a clip."""
-    frame_stride: int = Field(default=4, gt=0)
-    """Frames of the video from one frame of the clip to the next."""
+    frame_stride: int | None = Field(default=4, gt=0)
+    """Frames of the video from one frame of the clip to the next; exactly one of frame_stride and fps is given."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames of the clip a second, whatever the video's own rate; exactly one of frame_stride and fps is given."""
+    views_per_decode: int = Field(default=1, ge=1)
+    """Clips cut from one stretch of a video, decoded once: other crops, and starts up to half a clip later."""
     crop_size: int = Field(default=224, gt=0)
     """Height and width of a clip in pixels."""
     crop_scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.875, 0.75, 0.66), min_length=1)
@@ -38,6 +36,20 @@ class ClipConfig(BaseModel):
     short_videos: Literal["hold", "refuse"] = "hold"
     """A video with fewer frames than a clip spans has its last frame held, or is refused as if it did not decode."""
 
+    @model_validator(mode="after")
+    def _one_pace(self) -> Self:
+        if (self.frame_stride is None) == (self.fps is None):
+            raise ValueError(
+                f"exactly one of frame_stride and fps must be given, got frame_stride={self.frame_stride} and "
+                f"fps={self.fps}; set the other to null"
+            )
+        return self
+
+    @property
+    def pace(self) -> Pace:
+        """When a clip's frames are taken."""
+        return Pace(self.num_frames, self.frame_stride, self.fps)
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -45,8 +57,8 @@ class Clip:
 
     video: np.ndarray
     """uint8 RGB [num_frames, crop_size, crop_size, 3]."""
-    start_frame: int
-    """Frame of the video that is the clip's first."""
+    times: tuple[float, ...]
+    """Seconds of each frame, from the first frame of the file."""
     crop: Crop
     """Part of the video's frames that is seen."""
     flipped: bool
@@ -86,43 +98,56 @@ class ClipBatch:
         return ClipBatch(self.video.to(device, non_blocking=True), self.row.to(device, non_blocking=True))
 
 
-def load_clip(record: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
-    """Cut a clip at a random time and place, mirrored at random if the configuration says so.
+def load_clips(
+    record: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode = decode_views
+) -> list[Clip]:
+    """Cut ``views_per_decode`` clips at random times and places, mirrored at random if the configuration says so.
 
     Args:
         record: The video.
-        config: The shape of the clip.
-        rng: Draws the start, then the crop, then the mirroring.
+        config: The shape of the clips.
+        rng: Draws the starts, then for each clip the crop, then the mirroring.
+        decode: Decodes the views, here or in another process.
 
     Raises:
         DecodeError: The video does not decode, or is too short where short videos are refused.
     """
-    start = random_start(record, num_frames=config.num_frames, frame_stride=config.frame_stride, rng=rng)
-    crop = multiscale_crop(record, scales=config.crop_scales, rng=rng)
-    flipped = config.flip and bool(rng.integers(2))
-    return _cut(record, config, start_frame=start, crop=crop, flipped=flipped)
+    starts = config.pace.random_starts(record, views=config.views_per_decode, rng=rng)
+    cuts = [
+        (start, multiscale_crop(record, scales=config.crop_scales, rng=rng), config.flip and bool(rng.integers(2)))
+        for start in starts
+    ]
+    return _cut(record, config, cuts, decode=decode)
 
 
-def load_center_clip(record: VideoRecord, config: ClipConfig) -> Clip:
+def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode = decode_views) -> Clip:
     """Cut the clip in the middle of the video: its largest centred square, not mirrored.
 
     Raises:
         DecodeError: The video does not decode, or is too short where short videos are refused.
     """
-    start = center_start(record, num_frames=config.num_frames, frame_stride=config.frame_stride)
-    return _cut(record, config, start_frame=start, crop=center_crop(record), flipped=False)
+    return _cut(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
 
 
-def _cut(record: VideoRecord, config: ClipConfig, *, start_frame: int, crop: Crop, flipped: bool) -> Clip:
-    short = is_short(record, num_frames=config.num_frames, frame_stride=config.frame_stride)
-    if short and config.short_videos == "refuse":
-        span = span_frames(config.num_frames, frame_stride=config.frame_stride)
+def _cut(
+    record: VideoRecord, config: ClipConfig, cuts: Sequence[tuple[float, Crop, bool]], *, decode: Decode
+) -> list[Clip]:
+    held = config.pace.latest_start(record) < 0
+    if held and config.short_videos == "refuse":
         raise DecodeError(
-            record.path,
-            f"{record.num_frames} frames are fewer than the {span} that a clip spans, and short_videos is 'refuse'",
+            record.source.name,
+            f"its {record.num_frames} frames, {record.duration:.3g} s, are fewer than a clip spans, and short_videos "
+            f"is 'refuse'",
         )
-    times = clip_times(record, num_frames=config.num_frames, frame_stride=config.frame_stride, start_frame=start_frame)
-    video = decode_frames(record.path, times=times, crop=crop, size=config.crop_size)
-    if flipped:
-        video = np.ascontiguousarray(video[:, :, ::-1])
-    return Clip(video=video, start_frame=start_frame, crop=crop, flipped=flipped, held=short)
+    views = [View(config.pace.times(record, start), crop) for start, crop, _ in cuts]
+    videos = decode(record.source, views, frame_size=(record.width, record.height), size=config.crop_size)
+    return [
+        Clip(
+            video=np.ascontiguousarray(video[:, :, ::-1]) if flipped else video,
+            times=view.times,
+            crop=view.crop,
+            flipped=flipped,
+            held=held,
+        )
+        for video, view, (_, _, flipped) in zip(videos, views, cuts, strict=True)
+    ]

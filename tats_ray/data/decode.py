@@ -1,11 +1,11 @@
 """Decode chosen moments of a video file into square RGB frames: seek, decode forward once, crop and scale in C."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
+from typing import Protocol
 
 import av
 import av.error
@@ -16,32 +16,14 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from tats_ray.data.source import DecodeError, VideoSource
+
 # A time stamp may be rounded to its container's clock and a frame rate to a float. A quarter of a frame forgives both
 # without showing a frame noticeably early.
 TIME_TOLERANCE = 0.25
 
 # An MPEG program stream stamps packs, not frames: after a seek, libav gives some frames the time of a neighbour.
 SEEK_SHIFTS_TIME = ("mpeg",)
-
-
-class DecodeError(Exception):
-    """A video file that gives no frames, with its ``path`` and a ``reason`` fit for a table."""
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(os.fspath(path), reason)  # both as arguments, so that the error survives pickling
-
-    @property
-    def path(self) -> str:
-        """The file, as it was given."""
-        return self.args[0]
-
-    @property
-    def reason(self) -> str:
-        """What is wrong with it, without the path."""
-        return self.args[1]
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -54,59 +36,87 @@ class Crop:
     height: int
 
 
-def decode_frames(
-    path: str | os.PathLike[str], *, times: Sequence[float] | np.ndarray, crop: Crop, size: int
-) -> np.ndarray:
-    """Decode the frames on display at the given times, cropped and scaled to squares.
+@dataclass(frozen=True)
+class View:
+    """One clip to be taken from a video: some moments, and the part of the frames that is seen."""
+
+    times: tuple[float, ...]
+    """Ascending, in seconds from the presentation of the video's first frame, at least one."""
+    crop: Crop
+    """In pixels of the upright frame with square pixels, as the manifest states its size."""
+
+    def __post_init__(self) -> None:
+        if not self.times or any(late < early for early, late in pairwise(self.times)):
+            raise ValueError(f"times must be ascending seconds, at least one, got {list(self.times)}")
+
+
+class Decode(Protocol):
+    """What :func:`decode_views` does, here or in another process."""
+
+    def __call__(
+        self, source: VideoSource, views: Sequence[View], *, frame_size: tuple[int, int], size: int
+    ) -> list[np.ndarray]:
+        """Return an array for each view; raise :class:`DecodeError` where the video does not give it."""
+        ...
+
+
+def decode_views(
+    source: VideoSource, views: Sequence[View], *, frame_size: tuple[int, int], size: int
+) -> list[np.ndarray]:
+    """Decode several views of a video in one pass: seek, decode forward once, crop and scale in C.
+
+    The frame on display at a time is the last one that begins at or before it (plus a quarter of a nominal frame). Past
+    the end the last frame stays.
 
     Args:
-        path: A video file; its first video stream is read.
-        times: Ascending, in seconds from the presentation of the first frame. The frame on display is the last one
-            that begins at or before a time (plus a quarter of a nominal frame). Past the end the last frame stays.
-        crop: The part of the decoded frame that is kept.
-        size: Height and width of the result in pixels; the crop is stretched to it.
+        source: Where the video lies; its first video stream is read.
+        views: At least one.
+        frame_size: Width and height that the crops refer to.
+        size: Height and width of the results in pixels; each crop is stretched to it.
 
     Returns:
-        uint8 RGB array [len(times), size, size, 3].
+        For each view a uint8 RGB array [times, size, size, 3].
 
     Raises:
-        DecodeError: The file cannot be opened or decoded, or the crop does not fit its frames.
-        ValueError: ``times`` is empty or not ascending.
+        DecodeError: The video cannot be opened or decoded, or a crop does not fit its frames.
     """
-    if not len(times) or np.any(np.diff(times) < 0):
-        raise ValueError(f"times must be ascending seconds, at least one, got {list(times)}")
+    return [_decode_view(source, view, frame_size=frame_size, size=size) for view in views]
+
+
+def _decode_view(source: VideoSource, view: View, *, frame_size: tuple[int, int], size: int) -> np.ndarray:
+    times = view.times
     video = np.empty((len(times), size, size, 3), np.uint8)
-    scaler = _Scaler(path, crop=crop, size=size)
+    scaler = _Scaler(source.name, crop=view.crop, size=size)
     previous = None
     with ExitStack() as files:
-        timeline = _timeline(*files.enter_context(open_video(path)), start=float(times[0]))
+        timeline = _timeline(*files.enter_context(open_video(source)), start=times[0])
         if timeline is None:  # a fresh demuxer is the only sure way to the first frame of every container
-            timeline = _timeline(*files.enter_context(open_video(path)), start=0.0)
+            timeline = _timeline(*files.enter_context(open_video(source)), start=0.0)
         for slot, frame in enumerate(_frames_on_display(timeline or (), times)):
             video[slot] = video[slot - 1] if frame is previous else scaler(frame)
             previous = frame
     if previous is None:
-        raise DecodeError(path, "no frame could be decoded")
+        raise DecodeError(source.name, "no frame could be decoded")
     return video
 
 
 @contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream of a file for decoding on one thread.
 
     Raises:
         DecodeError: There is no such file or no video stream, or libav fails at any moment while the file is open.
     """
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(source.path) as container:
             if not container.streams.video:
-                raise DecodeError(path, "the file has no video stream")
+                raise DecodeError(source.name, "the file has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # many files are decoded side by side; threads within one would only compete
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
-        raise DecodeError(path, error.strerror or str(error)) from error
+        raise DecodeError(source.name, error.strerror or str(error)) from error
 
 
 def nominal_rate(stream: VideoStream) -> float:
@@ -148,9 +158,7 @@ def _stamped(
             yield float((frame.pts - origin) * tick) - TIME_TOLERANCE / rate, frame
 
 
-def _frames_on_display(
-    timeline: Iterable[tuple[float, VideoFrame]], times: Sequence[float] | np.ndarray
-) -> Iterator[VideoFrame]:
+def _frames_on_display(timeline: Iterable[tuple[float, VideoFrame]], times: Sequence[float]) -> Iterator[VideoFrame]:
     """Yield, for each of the ascending times, the last frame that begins no later; stop reading when all are found."""
     shown, found = None, 0
     for begins, frame in timeline:
@@ -167,7 +175,7 @@ def _frames_on_display(
 class _Scaler:
     """Crops, scales and converts frames of one shape to RGB in one libavfilter pass."""
 
-    def __init__(self, path: str | os.PathLike[str], *, crop: Crop, size: int) -> None:
+    def __init__(self, path: str, *, crop: Crop, size: int) -> None:
         self._path, self._crop, self._size = path, crop, size
         self._graph: av.filter.Graph | None = None
         self._shape: tuple[int, int, str] | None = None

@@ -1,51 +1,89 @@
-"""Which frames of a video make a clip, and which part of them: pure arithmetic, apart from decoding."""
+"""When a clip's frames are taken and which part of them is seen: pure arithmetic, apart from decoding.
+
+A clip begins at a *start* and takes ``num_frames`` moments at a *pace*: every ``frame_stride``-th frame of the video,
+or ``fps`` frames a second whatever the video's own rate. Starts are frames in the first case, seconds in the second.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tats_ray.data.decode import Crop
 from tats_ray.data.manifest import VideoRecord
 
-
-def span_frames(num_frames: int, *, frame_stride: int) -> int:
-    """Count the frames of a video from the first to the last frame of a clip, both included."""
-    return (num_frames - 1) * frame_stride + 1
+OFFSET_SHARE = 0.5
+"""Further views of one decode begin within this share of a clip's span after the first."""
 
 
-def random_start(record: VideoRecord, *, num_frames: int, frame_stride: int, rng: np.random.Generator) -> int:
-    """Draw the first frame of a clip, uniformly among those from which the clip fits; 0 where it fits nowhere."""
-    span = span_frames(num_frames, frame_stride=frame_stride)
-    return int(rng.integers(max(record.num_frames - span, 0) + 1))
+@dataclass(frozen=True)
+class Pace:
+    """How many moments a clip has and how far apart they are; one of ``frame_stride`` and ``fps`` is given."""
+
+    num_frames: int
+    frame_stride: int | None = None
+    fps: float | None = None
+
+    def latest_start(self, record: VideoRecord) -> float:
+        """Return the last start from which the clip fits into the video; negative where it fits nowhere."""
+        if self.frame_stride is not None:
+            return record.num_frames - 1 - (self.num_frames - 1) * self.frame_stride
+        return last_frame_seconds(record) - self._seconds
+
+    def random_starts(self, record: VideoRecord, *, views: int, rng: np.random.Generator) -> list[float]:
+        """Draw starts of several views of one stretch of a video; all 0 where the clip does not fit.
+
+        The first is uniform among all that fit, the others within half a span after it.
+        """
+        latest = max(self.latest_start(record), 0)
+        if self.frame_stride is not None:
+            reach = int((self.num_frames - 1) * self.frame_stride * OFFSET_SHARE)
+            first = int(rng.integers(int(latest) + 1))
+            return [first, *(min(first + int(rng.integers(reach + 1)), latest) for _ in range(views - 1))]
+        first = float(rng.uniform(0, latest))
+        return [
+            first,
+            *(min(first + float(rng.uniform(0, self._seconds * OFFSET_SHARE)), latest) for _ in range(views - 1)),
+        ]
+
+    def center_start(self, record: VideoRecord) -> float:
+        """Return the start of the clip in the middle of the video; 0 where the clip does not fit."""
+        latest = max(self.latest_start(record), 0)
+        return latest // 2 if self.frame_stride is not None else latest / 2
+
+    def times(self, record: VideoRecord, start: float) -> tuple[float, ...]:
+        """Return the moments of a clip in seconds from the first frame of the file, ascending.
+
+        Past the end the last frame is repeated, as VideoMAE does::
+
+            start=2, num_frames=4, frame_stride=3, a video of 10 frames:
+
+            0 1 2 3 4 5 6 7 8 9
+                x     x     x x   <- 2 5 8 9, for 11 is past the end
+        """
+        steps = np.arange(self.num_frames)
+        if self.frame_stride is not None:
+            frames = np.minimum(int(start) + self.frame_stride * steps, record.num_frames - 1)
+            seconds = frame_seconds(record, frames)
+        else:
+            assert self.fps is not None
+            seconds = np.minimum(start + steps / self.fps, last_frame_seconds(record))
+        return tuple((record.start + seconds).tolist())
+
+    @property
+    def _seconds(self) -> float:
+        assert self.fps is not None
+        return (self.num_frames - 1) / self.fps
 
 
-def center_start(record: VideoRecord, *, num_frames: int, frame_stride: int) -> int:
-    """Return the first frame of the clip in the middle of the video; 0 where the clip does not fit."""
-    return max(record.num_frames - span_frames(num_frames, frame_stride=frame_stride), 0) // 2
+def frame_seconds(record: VideoRecord, frames: np.ndarray) -> np.ndarray:
+    """Return when frames of a video begin, in seconds from its first."""
+    return frames / record.fps if record.times is None else np.asarray(record.times)[frames]
 
 
-def is_short(record: VideoRecord, *, num_frames: int, frame_stride: int) -> bool:
-    """Tell whether the video has fewer frames than a clip spans."""
-    return record.num_frames < span_frames(num_frames, frame_stride=frame_stride)
-
-
-def clip_frames(record: VideoRecord, *, num_frames: int, frame_stride: int, start_frame: int) -> np.ndarray:
-    """Return the frames of a clip as int64 [num_frames]; past the end the last frame is repeated, as VideoMAE does.
-
-    ::
-
-        start_frame=2, num_frames=4, frame_stride=3, a video of 10 frames:
-
-        0 1 2 3 4 5 6 7 8 9
-            x     x     x x   <- 2 5 8 9, for 11 is past the end
-    """
-    return np.minimum(start_frame + frame_stride * np.arange(num_frames), record.num_frames - 1)
-
-
-def clip_times(record: VideoRecord, *, num_frames: int, frame_stride: int, start_frame: int) -> np.ndarray:
-    """Return the moments of ``clip_frames`` in seconds from the first frame: float64 [num_frames], ascending."""
-    frames = clip_frames(record, num_frames=num_frames, frame_stride=frame_stride, start_frame=start_frame)
-    return frames / record.fps
+def last_frame_seconds(record: VideoRecord) -> float:
+    """Return when the last frame of a video begins, in seconds from its first."""
+    return float(frame_seconds(record, np.array([record.num_frames - 1]))[0])
 
 
 def center_crop(record: VideoRecord) -> Crop:

@@ -4,14 +4,16 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
 
-from tats_ray.data.clips import ClipBatch, ClipConfig, load_clip
-from tats_ray.data.decode import DecodeError
+from tats_ray.data.clips import ClipBatch, ClipConfig, load_clips
+from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import CLIP, samples_at, share_positions
+from tats_ray.data.source import DecodeError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class ShareSpec:
     rank: int = 0
     world_size: int = 1
 
+    def __post_init__(self) -> None:
+        if self.share % self.clip.views_per_decode:
+            raise ValueError(
+                f"data.views_per_decode must divide the clips of one worker in one step, got "
+                f"{self.clip.views_per_decode} and {self.share}"
+            )
+
     @property
     def share(self) -> int:
         """Clips of one worker in one step."""
@@ -53,14 +62,24 @@ class ShareSpec:
         """Positions of this worker over all steps, in order."""
         return share_positions(self.steps, global_batch=self.global_batch, rank=self.rank, world_size=self.world_size)
 
+    def first_positions(self) -> np.ndarray:
+        """The first position of each video that this worker decodes, in order."""
+        return self.positions()[:: self.clip.views_per_decode]
 
-def load_sample(record: VideoRecord, config: ClipConfig, *, seed: int, position: int) -> Sample:
-    """Decode the clip at ``position``: start, crop and flip are a function of seed and position alone."""
+
+def load_samples(
+    record: VideoRecord, config: ClipConfig, *, seed: int, position: int, decode: Decode = decode_views
+) -> list[Sample]:
+    """Decode the clips at ``position`` and the ``views_per_decode - 1`` after it, which are cut from the same video.
+
+    Starts, crops and flips are a function of seed and position alone.
+    """
+    positions = range(position, position + config.views_per_decode)
     try:
-        clip = load_clip(record, config, np.random.default_rng([seed, CLIP, position]))
+        clips = load_clips(record, config, np.random.default_rng([seed, CLIP, position]), decode=decode)
     except DecodeError as error:
-        return Sample(position, record.path, None, error.reason)
-    return Sample(position, record.path, clip.video)
+        return [Sample(position, record.source.name, None, error.reason) for position in positions]
+    return [Sample(position, record.source.name, clip.video) for position, clip in zip(positions, clips, strict=True)]
 
 
 def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
@@ -75,30 +94,32 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
     return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
 
 
-def _places(manifest: Manifest, spec: ShareSpec) -> Iterator[tuple[int, int]]:
-    """Yield position and manifest row of each of this worker's samples, looked up a step at a time."""
+def decodes(manifest: Manifest, spec: ShareSpec) -> Iterator[tuple[int, int]]:
+    """Yield first position and manifest row of each video that this worker decodes, looked up a step at a time."""
     for step in spec.steps:
-        positions = replace(spec, steps=range(step, step + 1)).positions()
-        rows = samples_at(positions, num_samples=len(manifest), seed=spec.seed)
+        positions = replace(spec, steps=range(step, step + 1)).first_positions()
+        rows = samples_at(positions // spec.clip.views_per_decode, num_samples=len(manifest), seed=spec.seed)
         yield from zip(positions.tolist(), rows.tolist(), strict=True)
 
 
 def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_ahead: int = 4) -> Iterator[StepShare]:
     """Yield each step's share; decoding runs in ``threads`` threads, ``steps_ahead`` steps ahead."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    waiting: deque[Future[Sample]] = deque()
-    todo = _places(manifest, spec)
+    waiting: deque[Future[list[Sample]]] = deque()
+    todo = decodes(manifest, spec)
+    decodes_a_step = spec.share // spec.clip.views_per_decode
 
     def fill() -> None:
         for position, row in todo:
             record = manifest.record(row)
-            waiting.append(pool.submit(load_sample, record, spec.clip, seed=spec.seed, position=position))
-            if len(waiting) >= spec.share * (steps_ahead + 1):
+            waiting.append(pool.submit(load_samples, record, spec.clip, seed=spec.seed, position=position))
+            if len(waiting) >= decodes_a_step * (steps_ahead + 1):
                 return
 
     try:
         for _ in spec.steps:
             fill()
-            yield make_share([waiting.popleft().result() for _ in range(spec.share)], spec)
+            decoded = [waiting.popleft().result() for _ in range(decodes_a_step)]
+            yield make_share(list(chain.from_iterable(decoded)), spec)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,29 +1,19 @@
-"""The table of videos that a run reads: what one row says, how a file is probed for it, and how sources are listed."""
+"""The table of videos that a run reads, and what one row says."""
 
-import csv
 import hashlib
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tats_ray.data.decode import DecodeError, nominal_rate, open_video
-
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".h264", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".ogv", ".ts", ".webm", ".wmv",
-)
-# fmt: on
+from tats_ray.data.source import VideoSource
 
 SCHEMA = pa.schema(
     [
@@ -36,6 +26,12 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int64(), nullable=False),
         pa.field("height", pa.int64(), nullable=False),
         pa.field("truth", pa.string()),
+        pa.field("member", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("start", pa.float64(), nullable=False),
+        pa.field("times", pa.list_(pa.float64())),
+        pa.field("content", pa.string()),
     ]
 )
 
@@ -46,12 +42,12 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video: a row of the manifest."""
+    """One video, or a stretch of a long one: a row of the manifest."""
 
     id: str
-    """First 16 hexadecimal digits of the SHA-1 of the absolute path."""
+    """First 16 hexadecimal digits of the SHA-1 of what tells the video from others: path, member, start."""
     path: str
-    """Absolute path."""
+    """Absolute path or URI of the file, of the tar shard that holds it, or of the folder of its frames."""
     label: int | None
     """Class index, where the source gave one."""
     num_frames: int
@@ -61,11 +57,28 @@ class VideoRecord:
     duration: float
     """``num_frames / fps``, in seconds."""
     width: int
-    """Pixels of a decoded frame, horizontally."""
+    """Pixels of an upright frame with square pixels, horizontally."""
     height: int
-    """Pixels of a decoded frame, vertically."""
+    """Pixels of an upright frame with square pixels, vertically."""
     truth: str | None
     """Absolute path of the ground truth of a synthetic video (``<stem>.truth.npz`` beside it)."""
+    member: str | None = None
+    """Name within a tar shard."""
+    offset: int | None = None
+    """First byte within a tar shard."""
+    num_bytes: int | None = None
+    """Bytes within a tar shard."""
+    start: float = 0.0
+    """Seconds from the first frame of the file to the first frame of this stretch of it."""
+    times: Sequence[float] | None = None
+    """Seconds from ``start`` to each frame, where they are not evenly spaced; otherwise frame k is at k / fps."""
+    content: str | None = None
+    """SHA-256 of the bytes; of the original's, where the file is a transcode."""
+
+    @property
+    def source(self) -> VideoSource:
+        """Where the bytes lie."""
+        return VideoSource(self.path, self.member, self.offset, self.num_bytes, self.fps)
 
 
 class Manifest:
@@ -138,153 +151,9 @@ class Manifest:
         return Manifest(self.table.take(pa.array(indices, pa.int64())))
 
 
-def probe(path: str | os.PathLike[str]) -> dict[str, int | float]:
-    """Measure a video: count its frames, time them, and decode the first to prove that it decodes.
-
-    Returns:
-        ``num_frames``, ``fps``, ``duration``, ``width`` and ``height`` as in ``VideoRecord``.
-
-    Raises:
-        DecodeError: The file cannot be opened, or gives no frame.
-    """
-    stamps, num_frames, first = [], 0, None
-    with open_video(path) as (container, stream):
-        rate, tick = nominal_rate(stream), stream.time_base
-        for packet in container.demux(stream):
-            if first is None:  # the packet that ends the stream is empty and makes the decoder give what it holds
-                first = next(iter(packet.decode()), None)
-            if packet.size and not packet.is_discard:  # an edit list discards packets: decoded, but never shown
-                num_frames += 1
-                stamps.append(packet.dts if packet.pts is None else packet.pts)
-    if first is None:
-        raise DecodeError(path, "no frame could be decoded")
-    known = [stamp for stamp in stamps if stamp is not None]
-    if tick is not None and len(known) > 1 and max(known) > min(known):
-        rate = float((len(known) - 1) / ((max(known) - min(known)) * tick))
-    return {
-        "num_frames": num_frames,
-        "fps": rate,
-        "duration": num_frames / rate,
-        "width": first.width,
-        "height": first.height,
-    }
-
-
-def probe_record(path: str, *, label: int | None) -> VideoRecord:
-    """Measure a video and make its row of the manifest.
-
-    Raises:
-        DecodeError: The file cannot be opened, or gives no frame.
-    """
-    fields: dict[str, Any] = probe(path)
-    truth = truth_path(path)
-    return VideoRecord(
-        id=hashlib.sha1(os.fsencode(path)).hexdigest()[:16],
-        path=path,
-        label=label,
-        truth=str(truth) if truth.exists() else None,
-        **fields,
-    )
-
-
 def truth_path(path: str | os.PathLike[str]) -> Path:
     """Return where the ground truth of a synthetic video lies: ``<stem>.truth.npz`` beside it."""
     return Path(path).with_suffix(".truth.npz")
-
-
-def list_sources(source: str | os.PathLike[str]) -> list[tuple[str, int | None]]:
-    """List the videos of a folder, a list or a table as (absolute path, label or ``None``).
-
-    A folder is searched with all below it, by suffix, in alphabetical order and without hidden files. A list is a text
-    file of one video a line, optionally followed by a space, a comma or a tab and an integer label. A table is a CSV
-    file with a header, or a Parquet file, with a column ``path`` and perhaps one ``label``. Relative paths are relative
-    to the folder of the list or table. A video file stands for itself.
-
-    Raises:
-        ManifestError: The source is missing, empty or broken, or names a video twice.
-    """
-    source = Path(os.path.abspath(source))
-    if not source.exists():
-        raise ManifestError(f"no such folder, list or video: {source}")
-    if source.is_dir():
-        rows = [(path, None) for path in _videos_below(source)]
-        if not rows:
-            raise ManifestError(f"no videos found in the folder {source}; looked for {' '.join(VIDEO_SUFFIXES)}")
-    elif source.suffix.lower() in VIDEO_SUFFIXES:
-        rows = [(source.name, None)]
-    elif source.suffix.lower() == ".parquet":
-        rows = _parquet_rows(source)
-    else:
-        rows = _text_rows(source)
-    if not rows:
-        raise ManifestError(f"{source} names no video")
-    listed = [(os.path.abspath(source.parent / path), label) for path, label in rows]
-    path, count = Counter(path for path, _ in listed).most_common(1)[0]
-    if count > 1:
-        raise ManifestError(f"{source} names a video {count} times: {path}; name each once")
-    return listed
-
-
-def _videos_below(folder: Path) -> Iterator[Path]:
-    """Find videos by suffix, in alphabetical order, following links to files and folders but never in a circle."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in visited:
-            folders.clear()
-            continue
-        visited.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                yield Path(parent, name)
-
-
-def _parquet_rows(source: Path) -> list[tuple[str, int | None]]:
-    try:
-        table = pq.ParquetFile(source).read()
-    except pa.ArrowException as error:
-        raise ManifestError(f"{source} is not a Parquet file: {error}") from error
-    if "path" not in table.column_names:
-        raise ManifestError(f"{source} needs a column 'path', it has {table.column_names}")
-    labels = table["label"] if "label" in table.column_names else pa.nulls(len(table))
-    try:
-        columns = table["path"].cast(pa.string()).to_pylist(), labels.cast(pa.int64()).to_pylist()
-    except pa.ArrowException as error:
-        raise ManifestError(f"{source} needs text in 'path' and integers in 'label': {error}") from error
-    if not all(columns[0]):
-        raise ManifestError(f"{source} has an empty 'path' in row {[bool(path) for path in columns[0]].index(False)}")
-    return list(zip(*columns, strict=True))
-
-
-def _text_rows(source: Path) -> list[tuple[str, int | None]]:
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{source} is neither a video by its suffix nor a list in UTF-8: {error}") from error
-    header = next(csv.reader(lines[:1]), [])
-    if "path" in header:
-        rows = csv.DictReader(lines, restval="")
-        return [_labelled(source, rows.line_num, row["path"], row.get("label") or None) for row in rows]
-    return [_list_row(source, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _list_row(source: Path, number: int, line: str) -> tuple[str, int | None]:
-    """Split a line of a VideoMAE list; a path may contain blanks and commas, so only the last field can be a label."""
-    found = re.fullmatch(r"(?P<path>.*?)\s*[\s,]\s*(?P<label>[+-]?\d+)", line)
-    path, label = (found["path"], found["label"]) if found else (line, None)
-    if len(path) > 1 and path[0] == path[-1] == '"':  # as a CSV writer quotes a path with a comma
-        path = path[1:-1].replace('""', '"')
-    return _labelled(source, number, path, label)
-
-
-def _labelled(source: Path, number: int, path: str, label: str | None) -> tuple[str, int | None]:
-    if not path.strip() or path.strip().lstrip("+-").isdigit():
-        raise ManifestError(f"{source}, line {number}: no path; a line is a path and perhaps an integer label")
-    try:
-        return path, None if label is None else int(label)
-    except ValueError:
-        raise ManifestError(f"{source}, line {number}: the label must be an integer, got {label!r}") from None
 
 
 def _checked(table: pa.Table, *, name: str) -> pa.Table:

@@ -12,9 +12,8 @@ import av
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from tats_ray.data.clips import Clip, ClipConfig
-from tats_ray.data.decode import Crop
-from tats_ray.data.frames import clip_frames
+from tats_ray.data.clips import Clip
+from tats_ray.data.decode import TIME_TOLERANCE, Crop
 from tats_ray.data.manifest import VideoRecord, truth_path
 
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
@@ -135,23 +134,20 @@ def draw_clip(rng: np.random.Generator, config: SyntheticConfig) -> tuple[np.nda
 
 
 def token_truth(
-    path: str | os.PathLike[str], record: VideoRecord, clip: Clip, config: ClipConfig, grid: GridShape
+    path: str | os.PathLike[str], record: VideoRecord, clip: Clip, grid: GridShape
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure how much of each token of a clip shows movers, and how much twins.
 
     Args:
         path: The ``.truth.npz`` of the video, ``record.truth``.
         record: The video.
-        clip: The clip: its start, crop and mirroring are followed, its pixels are not looked at.
-        config: The configuration by which the clip was cut.
-        grid: The tokens of the clip; ``grid.time`` divides ``config.num_frames``.
+        clip: The clip: its times, crop and mirroring are followed, its pixels are not looked at.
+        grid: The tokens of the clip; ``grid.time`` divides its number of frames.
 
     Returns:
         Two float32 arrays [tokens] of shares in [0, 1], of movers and of twins that no mover covers.
     """
-    frames = clip_frames(
-        record, num_frames=config.num_frames, frame_stride=config.frame_stride, start_frame=clip.start_frame
-    )
+    frames = np.floor(np.array(clip.times) * record.fps + TIME_TOLERANCE).astype(np.int64)
     return token_shares(SpriteTracks.load(path), frames=frames, crop=clip.crop, flipped=clip.flipped, grid=grid)
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tats_ray.cluster import index
-from tats_ray.cluster.index import index_videos, probe_rows
+from tats_ray.cluster.index import SOURCE_SCHEMA, index_videos, probe_rows
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 
@@ -34,7 +34,11 @@ def no_ray(monkeypatch):
 
 def test_a_broken_file_becomes_a_row_with_a_reason(folder):
     paths = [str(folder / "a_text.mp4"), str(folder / "synthetic_0000.mp4")]
-    rows = probe_rows(pa.table({"path": paths, "label": [4, 5]})).to_pylist()
+    rows = probe_rows(
+        pa.Table.from_pylist(
+            [{"path": p, "label": n} for p, n in zip(paths, (4, 5), strict=True)], schema=SOURCE_SCHEMA
+        )
+    ).to_pylist()
     assert [row["path"] for row in rows] == paths
     assert [row["num_frames"] for row in rows] == [None, 6]
     assert rows[0]["reason"].startswith("Invalid data")

@@ -14,9 +14,11 @@ from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.train import check_fits, run_on_ray
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.data.listing import list_sources
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
-from tats_ray.data.manifest import Manifest, list_sources, probe_record
+from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, split_held_out
+from tats_ray.data.probe import probe_record
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import Outcome, RunFailedError, conduct
 from tats_ray.recipes import recipe
@@ -56,7 +58,7 @@ SMALL = {
 
 def write_videos(folder: Path) -> Manifest:
     make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
-    return Manifest.of([probe_record(path, label=None) for path, _ in list_sources(folder)])
+    return Manifest.of([probe_record(source, label=None) for source, _ in list_sources(folder)])
 
 
 @pytest.fixture(scope="module")

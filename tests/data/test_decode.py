@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from tats_ray.data import decode
-from tats_ray.data.decode import Crop, DecodeError, decode_frames
+from tats_ray.data.decode import Crop, View, decode_views
+from tats_ray.data.source import DecodeError, VideoSource
 
 WHOLE = Crop(0, 0, 64, 64)
+
+
+def decode_frames(path, *, times, crop, size):
+    """Decode one view of a file whose frames are as large as the crop says, or 64 by 64."""
+    frame_size = (max(64, crop.x + crop.width), max(64, crop.y + crop.height)) if crop.x == 0 else (64, 64)
+    return decode_views(VideoSource(str(path)), [View(tuple(times), crop)], frame_size=frame_size, size=size)[0]
+
+
 NTSC = Fraction(30000, 1001)
 H264 = {"preset": "veryfast", "crf": "18"}
 
@@ -83,7 +92,7 @@ def test_a_seek_that_lands_late_is_repaired(count_video, read_numbers, tmp_path,
     path = count_video(tmp_path / "late.ts", codec="mpeg2video")
     opened = []
     open_video = decode.open_video
-    monkeypatch.setattr(decode, "open_video", lambda path: opened.append(path) or open_video(path))
+    monkeypatch.setattr(decode, "open_video", lambda source: opened.append(source) or open_video(source))
     for number in range(60):
         assert read_numbers(decode_frames(path, times=[number / 25], crop=WHOLE, size=64)) == [number]
     assert len(opened) > 60  # the file needs the repair, so it tests it

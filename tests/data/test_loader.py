@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ import torch
 
 from tats_ray.data import loader
 from tats_ray.data.clips import Clip, ClipConfig
-from tats_ray.data.decode import Crop, DecodeError
-from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_sample, make_share, threaded_shares
-from tats_ray.data.manifest import Manifest, VideoRecord, probe
+from tats_ray.data.decode import Crop, Decode
+from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_samples, make_share, threaded_shares
+from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at
+from tats_ray.data.probe import probe
+from tats_ray.data.source import DecodeError, VideoSource
 
 CLIP = ClipConfig(num_frames=4, frame_stride=1, crop_size=32, crop_scales=(1.0,))
 
 
-def record(path: Path, number: int, **facts: int | float) -> VideoRecord:
+def record(path: Path, number: int, **facts: Any) -> VideoRecord:
     known = {"num_frames": 60, "fps": 25.0, "duration": 2.4, "width": 64, "height": 64} | facts
     return VideoRecord(id=str(number), path=str(path), label=None, truth=None, **known)  # type: ignore[arg-type]
 
@@ -35,7 +38,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, count_video: Callable[...
     records = []
     for number in range(5):
         path = count_video(folder / f"{number}.mp4", frames=20 + number)
-        records.append(record(path, number, **probe(path)))
+        records.append(record(path, number, **vars(probe(VideoSource(str(path))))))
     (folder / "broken.mp4").write_bytes(b"no video")
     return Manifest.of([*records, record(folder / "broken.mp4", 5)])
 
@@ -73,7 +76,7 @@ def test_clips_are_those_of_their_positions(manifest: Manifest) -> None:
                 assert path.endswith("broken.mp4")
                 assert reason
             else:
-                sample = load_sample(manifest.record(int(row)), CLIP, seed=5, position=4 * step + place)
+                sample = load_samples(manifest.record(int(row)), CLIP, seed=5, position=4 * step + place)[0]
                 assert sample.video is not None
                 assert torch.equal(clips[place], torch.from_numpy(sample.video))
     assert len(failed) == 2  # two epochs
@@ -84,6 +87,27 @@ def test_a_resumed_worker_gets_the_steps_that_are_left(manifest: Manifest) -> No
     rest = clips_by_row(threaded_shares(manifest, spec(steps=range(2, 3)), threads=1))
     assert rest[0].keys() == whole[2].keys()
     assert all(torch.equal(rest[0][row], whole[2][row]) for row in rest[0])
+
+
+def test_views_of_one_decode_stand_side_by_side(manifest: Manifest) -> None:
+    config = CLIP.model_copy(update={"views_per_decode": 2})
+    samples = load_samples(manifest.record(0), config, seed=5, position=6)
+    assert [sample.position for sample in samples] == [6, 7]
+    shares = list(threaded_shares(manifest, spec(clip=config, steps=range(6)), threads=2))
+    rows = samples_at(np.arange(12), num_samples=6, seed=5)
+    for step, share in enumerate(shares):
+        clips = clips_by_row(iter([share]))[0]
+        for place, row in enumerate(rows[2 * step : 2 * step + 2]):
+            position = 4 * step + 2 * place
+            for sample in load_samples(manifest.record(int(row)), config, seed=5, position=position):
+                if sample.video is None:
+                    assert sample.position % 4 not in clips
+                else:
+                    assert torch.equal(clips[sample.position % 4], torch.from_numpy(sample.video))
+        lost = sum(row == 5 for row in rows[2 * step : 2 * step + 2])
+        assert len(share.failures) == 2 * lost
+    with pytest.raises(ValueError, match=r"views_per_decode must divide .* got 3 and 4"):
+        spec(clip=CLIP.model_copy(update={"views_per_decode": 3}))
 
 
 def sample(position: int, *, lost: bool = False) -> Sample:
@@ -108,13 +132,13 @@ def test_a_micro_batch_that_lost_all_its_clips_is_empty() -> None:
 def test_decoding_runs_a_bounded_number_of_steps_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     begun, lock = [], threading.Lock()
 
-    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+    def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         with lock:
             begun.append(of.path)
         crop = Crop(x=0, y=0, width=1, height=1)
-        return Clip(np.zeros((4, 32, 32, 3), np.uint8), start_frame=0, crop=crop, flipped=False, held=False)
+        return [Clip(np.zeros((4, 32, 32, 3), np.uint8), times=(0.0,), crop=crop, flipped=False, held=False)]
 
-    monkeypatch.setattr(loader, "load_clip", load_clip)
+    monkeypatch.setattr(loader, "load_clips", load_clips)
     manifest = Manifest.of([record(tmp_path / f"{number}.mp4", number) for number in range(6)])
     shares = threaded_shares(manifest, spec(steps=range(100)), threads=2, steps_ahead=2)
     next(iter(shares))
@@ -122,33 +146,33 @@ def test_decoding_runs_a_bounded_number_of_steps_ahead(monkeypatch: pytest.Monke
 
 
 def test_other_errors_are_not_taken_for_bad_videos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+    def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         raise MemoryError
 
-    monkeypatch.setattr(loader, "load_clip", load_clip)
+    monkeypatch.setattr(loader, "load_clips", load_clips)
     manifest = Manifest.of([record(tmp_path / "0.mp4", 0)])
     with pytest.raises(MemoryError):
         next(threaded_shares(manifest, spec(), threads=1))
 
 
 def test_every_position_draws_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+    def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         video = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-        return Clip(video, start_frame=0, crop=Crop(x=0, y=0, width=1, height=1), flipped=False, held=False)
+        return [Clip(video, times=(0.0,), crop=Crop(x=0, y=0, width=1, height=1), flipped=False, held=False)]
 
-    monkeypatch.setattr(loader, "load_clip", load_clip)
+    monkeypatch.setattr(loader, "load_clips", load_clips)
     one = record(tmp_path / "0.mp4", 0)
     asked = [(0, 2), (0, 3), (1, 2), (0, 2)]
-    drawn = [load_sample(one, CLIP, seed=seed, position=position).video for seed, position in asked]
+    drawn = [load_samples(one, CLIP, seed=seed, position=position)[0].video for seed, position in asked]
     first, *others, again = (video.tobytes() for video in drawn if video is not None)
     assert again == first
     assert len({first, *others}) == 3
 
 
 def test_a_clip_that_does_not_decode_keeps_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_clip(of: VideoRecord, config: ClipConfig, rng: np.random.Generator) -> Clip:
+    def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         raise DecodeError(of.path, "no frames")
 
-    monkeypatch.setattr(loader, "load_clip", load_clip)
-    lost = load_sample(record(tmp_path / "0.mp4", 0), CLIP, seed=0, position=3)
+    monkeypatch.setattr(loader, "load_clips", load_clips)
+    lost = load_samples(record(tmp_path / "0.mp4", 0), CLIP, seed=0, position=3)[0]
     assert lost == Sample(3, str(tmp_path / "0.mp4"), None, "no frames")

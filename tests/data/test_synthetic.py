@@ -3,9 +3,11 @@ import pytest
 from pydantic import ValidationError
 
 from tats_ray.data import synthetic
-from tats_ray.data.clips import ClipConfig, load_center_clip, load_clip
-from tats_ray.data.decode import Crop, decode_frames
-from tats_ray.data.manifest import probe_record, truth_path
+from tats_ray.data.clips import ClipConfig, load_center_clip, load_clips
+from tats_ray.data.decode import Crop, View, decode_views
+from tats_ray.data.manifest import truth_path
+from tats_ray.data.probe import probe_record
+from tats_ray.data.source import VideoSource
 from tats_ray.data.synthetic import SpriteTracks, SyntheticConfig, draw_clip, make_videos, token_shares, token_truth
 from tats_ray.geometry import TokenGrid
 
@@ -149,11 +151,13 @@ def test_files_hold_what_was_drawn(made):
     config, paths = made
     assert [path.name for path in paths] == ["synthetic_0000.mp4", "synthetic_0001.mp4", "synthetic_0002.mp4"]
     for number, path in enumerate(paths):
-        record = probe_record(str(path), label=None)
+        record = probe_record(VideoSource(str(path)), label=None)
         assert (record.num_frames, record.fps, record.width, record.height) == (48, 24.0, 96, 96)
         assert record.truth == str(truth_path(path))
         video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config)
-        decoded = decode_frames(path, times=np.arange(48) / 24, crop=Crop(0, 0, 96, 96), size=96)
+        decoded = decode_views(
+            VideoSource(str(path)), [View(tuple(np.arange(48) / 24), Crop(0, 0, 96, 96))], frame_size=(96, 96), size=96
+        )[0]
         # H.264 at crf 18 keeps the brightness; it halves the resolution of colours, which are as fine as it here.
         assert np.abs((decoded.astype(float) - video) @ [0.299, 0.587, 0.114]).mean() < 4
         saved = SpriteTracks.load(record.truth)
@@ -176,10 +180,10 @@ def test_truth_follows_start_crop_and_mirror_to_where_pixels_change(made):
     grid = TokenGrid.of(num_frames=8, crop_size=64, tubelet_size=2, patch_size=8)
     flips = set()
     for seed, path in enumerate(list(made[1]) * 3):
-        record = probe_record(str(path), label=None)
-        clip = load_clip(record, config, np.random.default_rng(seed))
+        record = probe_record(VideoSource(str(path)), label=None)
+        clip = load_clips(record, config, np.random.default_rng(seed))[0]
         flips.add(clip.flipped)
-        mover, twin = token_truth(record.truth, record, clip, config, grid)
+        mover, twin = token_truth(record.truth, record, clip, grid)
         cells = clip.video.astype(float).reshape(4, 2, 8, 8, 8, 8, 3)  # time, frame, row, y, column, x, channel
         change = np.abs(cells[:, 1] - cells[:, 0]).mean((2, 4, 5)).ravel()
         moving, still = (mover > 0.25) & (mover < 0.75), (mover == 0) & (twin > 0.5)
@@ -191,10 +195,10 @@ def test_truth_follows_start_crop_and_mirror_to_where_pixels_change(made):
 
 def test_truth_of_the_middle(made):
     config = ClipConfig(num_frames=8, frame_stride=2, crop_size=96)
-    record = probe_record(str(made[1][0]), label=None)
+    record = probe_record(VideoSource(str(made[1][0])), label=None)
     clip = load_center_clip(record, config)
     grid = TokenGrid(4, 6, 6)
-    mover, twin = token_truth(record.truth, record, clip, config, grid)
+    mover, twin = token_truth(record.truth, record, clip, grid)
     tracks = SpriteTracks.load(record.truth)
     area = np.mean(
         [covered(tracks, s, 96)[16 + 1 : 32 : 2] for s in np.flatnonzero(tracks.moving)], axis=(1, 2, 3)

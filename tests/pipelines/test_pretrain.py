@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tats_ray.data.manifest import Manifest, list_sources, probe_record
+from tats_ray.data.listing import list_sources
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.probe import probe_record
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -58,7 +60,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def manifest(videos: Path) -> Path:
     path = videos / "six.parquet"
-    Manifest.of([probe_record(path, label=label) for path, label in list_sources(videos)]).write(path)
+    Manifest.of([probe_record(source, label=label) for source, label in list_sources(videos)]).write(path)
     return path
 
 
@@ -132,7 +134,7 @@ def test_videos_that_went_bad_after_indexing_end_the_run(command: Command, video
     copies.mkdir()
     for video in videos.glob("*.mp4"):
         (copies / video.name).write_bytes(video.read_bytes())
-    manifest = Manifest.of([probe_record(path, label=None) for path, _ in list_sources(copies)])
+    manifest = Manifest.of([probe_record(source, label=None) for source, _ in list_sources(copies)])
     manifest.write(tmp_path / "m.parquet")
     for video in copies.iterdir():
         video.write_bytes(b"gone")
