@@ -339,8 +339,8 @@ def test_a_relative_path_counts_from_here_but_not_in_a_ray_job(monkeypatch: pyte
     [
         ("data.manifest", None, "data.manifest is not set; index your videos first"),
         ("data.manifest", "/none.parquet", "no such manifest file: /none.parquet"),
-        ("data.num_frames", 10, "data.num_frames=10 .* spans 10 frames, longer than every video .* 8 frames"),
-        ("data.frame_stride", 3, "data.frame_stride=3 spans 10 frames"),
+        ("data.num_frames", 10, "data.num_frames=10 at data.frame_stride=1 is longer than every video .* 8 frames"),
+        ("data.frame_stride", 3, "at data.frame_stride=3 is longer than every video"),
         ("init", "/none", "init=/none is no intact checkpoint"),
         ("tracking.uri", "sqlite:///here.db", "tracking.uri must be absolute"),
     ],

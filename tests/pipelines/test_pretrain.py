@@ -97,7 +97,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     [
         ("", r"data\.manifest is not set; index your videos first"),
         ("data.manifest=none.parquet", r"no such manifest file: \S+/none\.parquet; make one with"),
-        ("data.manifest={manifest} data.num_frames=8", r"spans 8 frames, longer than every video .*longest: 6 frames"),
+        (
+            "data.manifest={manifest} data.num_frames=8",
+            r"data.num_frames=8 at data.frame_stride=1 is longer than every video .*longest: 6 frames",
+        ),
         ("masking.mask_ratio=0.99", r"masking\.mask_ratio must leave both visible and hidden tokens, got 0\.99"),
         ("masking.visible.kind=tube masking.mask_ratio=0.01", r"masking\.mask_ratio must leave both .* hidden sites"),
         ("data.crop_size=18", r"crop_size must be a multiple of patch_size, got 18 pixels and patches of 4; try 16"),
