@@ -1,14 +1,17 @@
 """Pre-train a video encoder: a masked autoencoder, jointly with the sampler that chooses its visible tokens."""
 
+import os
 import sys
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from tats_ray.check import check, first_change
 from tats_ray.config.command_line import ConfigError, make_parser, resolve
 from tats_ray.config.files import to_yaml
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import Outcome, RunFailedError, Terminated, conduct
+from tats_ray.driver import RUN_ERRORS, Outcome, RunFailedError, Terminated, conduct, results_root
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.tracking.store import ui_command
 from tats_ray.worker import describe
@@ -21,13 +24,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="print config, token counts, parameters and FLOPs; start nothing"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="decode 100 clips, train a few steps, say how fast and what to change first",
+    )
     parsed = parser.parse_intermixed_args(arguments)
     try:
         run = resolve(parsed, recipe)
+        if parsed.check:
+            return show_check(run)
         if parsed.dry_run:
             return show(run)
         outcome = conduct(run, executor(run), fresh=parsed.fresh)
-    except (ConfigError, RunFailedError) as error:
+    except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -59,6 +69,31 @@ def show(run: TrainRun) -> int:
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+def show_check(run: TrainRun) -> int:
+    """Print how a run would fare; return 1 where it would lose too many clips."""
+    device = torch.device("cuda" if torch.cuda.is_available() and run.cluster.use_gpu is not False else "cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = check(run, device=device, sheet=results_root(run) / run.name / "check.png")
+    width, height = found.frame_size
+    lines = {
+        "decoded": f"{found.clips - len(found.failures)} of {found.clips} clips, {100 * found.lost_share:.1f} % lost; "
+        f"{found.held} held, of videos shorter than a clip",
+        "decoding": f"{found.decode_rate:.1f} clips/s on one core, {run.data.num_frames} frames of {width}x{height} "
+        f"(median) to {run.data.crop_size} pixels",
+        "training": f"{found.train_rate:.1f} clips/s on this {device.type}, {run.training.precision}, steps of "
+        f"{found.batch} clips",
+        "cores": f"this model needs {found.cores_per_worker:.2g} cores per worker with these files; this machine has "
+        f"{cores}",
+        "clips": found.sheet or "no picture, since training.picture_every is null",
+        "change first": first_change(found, run, cores=cores),
+    }
+    for name, value in lines.items():
+        print(f"{name:<13} {value}")
+    for path, reason in found.failures:
+        print(f"lost          {path}: {reason}")
+    return int(found.lost_share > run.data.max_failed_share)
 
 
 def report(outcome: Outcome) -> None:

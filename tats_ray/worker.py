@@ -60,8 +60,8 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
     manifest = Manifest.read(Path(run.data.manifest))
     rows, held_out_rows = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
     total_steps = run.total_steps(len(rows))
-    method = _build(run, total_steps, context.device)
-    trainables = _trainables(run, method, total_steps)
+    method = build(run, total_steps, context.device)
+    trainables = make_trainables(run, method, total_steps)
     stepper = GradientStepper(
         trainables, context, precision=run.training.precision, max_skipped_steps=run.optim.max_skipped_steps
     )
@@ -174,7 +174,7 @@ def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapsho
         raise ValueError(f"--clip must be from 0 to {len(held_out) - 1}, got {clip}")
     record = manifest.record(int(held_out[clip]))
     device = torch.device("cpu")
-    method = _build(run.model_copy(update={"init": None}), 1, device)
+    method = build(run.model_copy(update={"init": None}), 1, device)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise CheckpointError(f"{folder / 'checkpoints'} holds no checkpoint")
@@ -189,7 +189,8 @@ def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapsho
     return replace(snapshot, video=shown)
 
 
-def _build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:
+def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:
+    """Build a run's method on a device, with the weights of ``init`` if it names any."""
     torch.manual_seed(run.seed)  # every worker initialises alike
     method = build_method(
         run.model,
@@ -211,7 +212,8 @@ def _build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoe
     return method
 
 
-def _trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
+def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
+    """Give each part of a method that learns its optimiser and schedule."""
     trainables = {}
     for name, module in method.trainables().items():
         if name == "sampler":
