@@ -1,9 +1,9 @@
 """What a training loop and a method know of each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ class Stepper(Protocol):
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision as configured."""
+        ...
+
+    def span(self, part: Literal["autoencoder", "sampler"]) -> AbstractContextManager[None]:
+        """Book the time of a block under a part of the step; what the stepper does inside it, it books itself."""
         ...
 
     def accumulate(self, name: str, loss: Tensor) -> None:
@@ -40,6 +44,7 @@ class HeldOut:
     batch: ClipBatch
     clocks: Tensor  # [clips, tokens]
     truth: Mapping[str, Tensor]  # name to [clips, tokens]: share of a token's area covered by "mover" or "twin"
+    failures: Sequence[tuple[str, str]] = ()  # path and reason of the ones that did not decode
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,12 @@ class Method(Protocol):
         """What learns together, by name; each has an optimiser of its own."""
         ...
 
-    def train_step(self, batches: Sequence[ClipBatch], *, step: int, stepper: Stepper, averages: Averages) -> None:
-        """Train on one worker's share of a global batch, given in micro-batches."""
+    def train_step(self, batches: Iterable[ClipBatch], *, step: int, stepper: Stepper, averages: Averages) -> None:
+        """Train on one worker's share of a global batch, given in micro-batches.
+
+        Each is taken when the one before is done with: it is then that it comes to the device, and that the global
+        random generator, dropout's, is seeded for it.
+        """
         ...
 
     def validate(self, held_out: HeldOut, *, averages: Averages) -> None:

@@ -3,7 +3,7 @@
 VideoMAE (Tong et al. 2022, arXiv 2203.12602) when the rule is fixed; AdaMAE and TATS when it is learned.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -93,29 +93,36 @@ class MaskedAutoencoding:
             return {"autoencoder": nn.ModuleDict({"autoencoder": self.autoencoder, "scorer": scorer})}
         return {"autoencoder": self.autoencoder, "sampler": scorer}
 
-    def train_step(self, batches: Sequence[ClipBatch], *, step: int, stepper: Stepper, averages: Averages) -> None:
+    def train_step(self, batches: Iterable[ClipBatch], *, step: int, stepper: Stepper, averages: Averages) -> None:
         """Draw, reconstruct, learn; then let the sampler learn from the errors."""
         clips = 0
         for batch in batches:
             if len(batch) == 0:  # every clip of this share failed to decode
                 continue
-            shape = (self.global_batch, self.grid.num_tokens)
-            clocks = exponential_clocks(shape, seed=self.seed, step=step, device=batch.video.device)[batch.row]
-            patches = patchify(batch.video, self.grid)
-            with stepper.autocast():
-                scores = self.update.score(patches)
-                plan = self.planner.plan(scores, clocks)
-                prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
-            error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
-            loss = weighted_mean(error, plan.target_weight)
-            joint = self.update.joint_loss(plan, scores, error)
-            stepper.accumulate("autoencoder", (loss if joint is None else loss + joint).sum())
-            self.update.collect(patches, plan, scores, error.detach())
-            averages.add("reconstruction/loss", loss)
-            averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
+            with stepper.span("autoencoder"):
+                self._accumulate(batch, step=step, stepper=stepper, averages=averages)
             clips += len(batch)
         stepper.step("autoencoder", clips=clips)
-        self.update.improve(stepper, averages)
+        with stepper.span("sampler"):
+            self.update.improve(stepper, averages)
+
+    def _accumulate(self, batch: ClipBatch, *, step: int, stepper: Stepper, averages: Averages) -> None:
+        shape = (self.global_batch, self.grid.num_tokens)
+        clocks = exponential_clocks(shape, seed=self.seed, step=step, device=batch.video.device)[batch.row]
+        patches = patchify(batch.video, self.grid)
+        with stepper.autocast():
+            with stepper.span("sampler"):
+                scores = self.update.score(patches)
+                plan = self.planner.plan(scores, clocks)
+            prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
+        error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+        loss = weighted_mean(error, plan.target_weight)
+        joint = self.update.joint_loss(plan, scores, error)
+        stepper.accumulate("autoencoder", (loss if joint is None else loss + joint).sum())
+        with stepper.span("sampler"):
+            self.update.collect(patches, plan, scores, error.detach())
+        averages.add("reconstruction/loss", loss)
+        averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
 
     @torch.no_grad()
     def validate(self, held_out: HeldOut, *, averages: Averages) -> None:

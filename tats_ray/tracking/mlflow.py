@@ -83,14 +83,24 @@ def open_run(
     return RunHandle(uri=uri, run_id=run.info.run_id, experiment_id=run.info.experiment_id)
 
 
-def end_run(handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+def end_run(
+    handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str | None = None
+) -> None:
     """Close a run with its true end; called by the driver, whatever became of the workers.
+
+    Args:
+        handle: The run.
+        status: How it ended.
+        reason: Why it failed; recorded as the tag ``tats.error``.
 
     Raises:
         TrackingError: The store does not answer within seconds; the run stays as it was.
     """
     with _explained(handle.uri), _patience(seconds=4, retries=1):
-        MlflowClient(handle.uri).set_terminated(handle.run_id, status)
+        client = MlflowClient(handle.uri)
+        if reason is not None:
+            client.set_tag(handle.run_id, "tats.error", without_credentials(reason))
+        client.set_terminated(handle.run_id, status)
 
 
 def run_status(handle: RunHandle) -> RunStatus:

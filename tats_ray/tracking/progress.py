@@ -27,10 +27,12 @@ class ProgressState:
     """Over all workers."""
     wait_share: float
     """Share of the time spent waiting for data, 0 to 1."""
+    mfu: float
+    """Counted FLOPs of training over what the devices can do, 0 to 1."""
     seconds: float
     """Since this process began to train."""
     stage: str
-    """What is being trained, in a word: "warm-up", "critic", "policy"."""
+    """What is being trained, in a word: "random", "critic", "policy"."""
 
 
 class ProgressBar:
@@ -95,7 +97,7 @@ class ProgressBar:
             f"{state.step}/{state.total_steps}",
             f"loss {state.loss:.3f}",
             f"{_rate(state.clips_per_second)} clips/s",
-            f"data wait {100 * state.wait_share:.0f} %",
+            f"wait {100 * state.wait_share:.0f}% mfu {100 * state.mfu:.0f}%",
         ]
         remaining = self._remaining_seconds()
         if remaining is not None:

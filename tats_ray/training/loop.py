@@ -1,57 +1,26 @@
 """The training loop, the same for every method: fetch, step, log, validate, save."""
 
-import csv
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from tats_ray.data.clips import ClipBatch
 from tats_ray.data.loader import StepShare
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut, Method
 from tats_ray.tracking.base import Tracker
 from tats_ray.tracking.progress import ProgressState
+from tats_ray.training.checkpointer import Checkpointer, Retention
+from tats_ray.training.config import TrainingConfig
 from tats_ray.training.context import WorkerContext
 from tats_ray.training.pictures import write_pictures
-from tats_ray.training.state import save_checkpoint
-from tats_ray.training.stepper import GradientStepper, Precision
-
-GRACE_CLIPS = 1000
-"""The share of failed clips is taken of at least this many, so that an early failure does not end a run."""
-
-
-class DataLossError(Exception):
-    """More clips than allowed could not be decoded, or there are none left."""
-
-
-class TrainingConfig(BaseModel):
-    """Length, batch and cadences of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the training videos; exactly one of epochs and steps is given."""
-    steps: int | None = Field(default=None, ge=1)
-    """Global batches; exactly one of epochs and steps is given."""
-    global_batch: int = Field(default=256, ge=1)
-    """Clips of one step over all workers, whatever their number."""
-    micro_batch: int = Field(default=32, ge=1)
-    """Clips a worker holds on its device at once; gradients of several are accumulated."""
-    precision: Precision = "bf16"
-    """Autocast of the forward passes; losses, policies and parameters are float32 in either case."""
-    compile: StrictBool = False
-    """Compile the autoencoder with torch.compile."""
-    validate_every: int = Field(default=100, ge=1)
-    """Steps between measurements on held-out clips, which also decide when the sampler is switched on."""
-    picture_every: int = Field(default=500, ge=1)
-    """Steps between pictures."""
-    checkpoint_every: int = Field(default=200, ge=1)
-    """Steps between checkpoints; one is taken at the next step at which the sampler's rollout buffer is empty."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+from tats_ray.training.quarantine import HELD_OUT_STEP, DataLossError, OnError, Quarantine
+from tats_ray.training.state import Captured, CheckpointError, capture
+from tats_ray.training.stepper import GradientStepper
 
 
 @dataclass
@@ -62,8 +31,10 @@ class LoopState:
     clips: int = 0
     failed_clips: int = 0
     skipped_steps: int = 0
+    flops: float = 0.0  # counted, of training
     events: dict[str, float] = field(default_factory=dict)  # the switch-on of the sampler, say
     measured: dict[str, float] = field(default_factory=dict)  # the last validation
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # wall time by part of the ledger
 
 
 @dataclass(frozen=True)
@@ -79,8 +50,12 @@ class Job:
     total_steps: int
     seed: int
     log_every: int
+    on_error: OnError
     max_failed_share: float
     folder: Path
+    run_id: str | None  # of the tracker
+    flops: Callable[[str], float]  # counted for the training of one clip at a stage of the method
+    peak_flops: float  # a second, of all devices together
 
 
 def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
@@ -89,111 +64,173 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
     Raises:
         NotFiniteError: Too many steps had a gradient that was not finite.
         DataLossError: Too many clips could not be decoded, or the shares ended before the run did.
+        CheckpointError: A checkpoint could not be written, or there is no such metric to choose the best by.
     """
-    averages = Averages()
-    clock = _Clock(job, state)
-    checkpoint_due = False
-    for share in clock.waiting(shares):
-        _train_step(job, state, share, averages)
-        step = state.step
-        last = step == job.total_steps
-        if step % job.log_every == 0 or last:
-            _log(job, state, averages, clock)
-        if step % job.config.validate_every == 0 or last:
-            _validate(job, state)
-        if step % job.config.picture_every == 0 or last:
-            _take_pictures(job, state)
-        checkpoint_due = checkpoint_due or step % job.config.checkpoint_every == 0
-        if last or (checkpoint_due and job.method.at_rest):
-            _save(job, state)
-            checkpoint_due = False
-        clock.show()
-        if last:
-            break
-    if state.step < job.total_steps:
-        raise DataLossError(
-            f"the clips ended after step {state.step} of {job.total_steps}; start the run again, and it goes on from "
-            f"its last checkpoint"
-        )
+    config = job.config
+    _check_best(job)
+    quarantine = Quarantine(
+        job.folder / "quarantine.csv",
+        job.context,
+        step=state.step,
+        on_error=job.on_error,
+        max_failed_share=job.max_failed_share,
+    )
+    retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
+    with Checkpointer(job.folder / "checkpoints", job.context, retention) as checkpointer:
+        try:
+            _Training(job, state, checkpointer, quarantine).run(shares)
+        finally:
+            _log_quarantine(job, quarantine)
     return state
 
 
-def _train_step(job: Job, state: LoopState, share: StepShare, averages: Averages) -> None:
-    # Dropout is the only user of the global generator; seeding it here makes every step a function of its number.
-    torch.manual_seed(job.seed * 1_000_003 + state.step * job.context.world_size + job.context.rank)
-    for trainable in job.stepper.trainables.values():
-        trainable.set_step(state.step)
-    _note_failures(job, state, share)
-    batches = [batch.to(job.context.device) for batch in share.batches]
-    job.method.train_step(batches, step=state.step, stepper=job.stepper, averages=averages)
-    state.step += 1
-    state.clips += job.config.global_batch
-    state.skipped_steps = job.stepper.skipped_steps
+class _Training:
+    """The job with what its steps hand on to each other."""
 
+    def __init__(self, job: Job, state: LoopState, checkpointer: Checkpointer, quarantine: Quarantine) -> None:
+        self.job = job
+        self.state = state
+        self.checkpointer = checkpointer
+        self.quarantine = quarantine
+        self.ledger = job.stepper.ledger
+        self.averages = Averages()
+        self.pace = _Pace(job, state)
+        self.failed_held_out = 0
 
-def _note_failures(job: Job, state: LoopState, share: StepShare) -> None:
-    failed = torch.tensor([float(len(share.failures))], device=job.context.device)
-    job.context.all_reduce(failed)
-    state.failed_clips += int(failed.item())
-    if share.failures:
-        with (job.folder / f"failed_clips.{job.context.rank}.csv").open("a", newline="") as file:
-            csv.writer(file).writerows((state.step, *failure) for failure in share.failures)
-    seen = state.clips + job.config.global_batch
-    if state.failed_clips > job.max_failed_share * max(seen, GRACE_CLIPS):
-        raise DataLossError(
-            f"{state.failed_clips} of {seen} clips could not be decoded, more than data.max_failed_share="
-            f"{job.max_failed_share} allows; the files and reasons are in {job.folder / 'failed_clips.*.csv'}: "
-            f"index the videos again, or allow a larger share"
-        )
+    def run(self, shares: Iterable[StepShare]) -> None:
+        """Train to the end."""
+        job, state, config = self.job, self.state, self.job.config
+        self.failed_held_out = self.quarantine.add(job.held_out.failures, step=HELD_OUT_STEP)
+        self.ledger.start(state.seconds)
+        checkpoint_due = False
+        for share in self._fetched(shares):
+            self._train_step(share)
+            step, last = state.step, state.step == job.total_steps
+            if step % job.log_every == 0 or last:
+                self._log()
+            if step % config.validate_every == 0 or last:
+                self._validate()
+            if config.picture_every is not None and (step % config.picture_every == 0 or last):
+                self._take_pictures()
+            checkpoint_due = checkpoint_due or step % config.checkpoint_every == 0
+            if last or (checkpoint_due and job.method.at_rest):
+                self._save()
+                checkpoint_due = False
+            self.pace.show()
+            if last:
+                break
+        with self.ledger.span("checkpoint"):
+            self.checkpointer.settle()
+        self.ledger.settle()
+        if state.step < job.total_steps:
+            raise DataLossError(
+                f"the clips ended after step {state.step} of {job.total_steps}; start the run again, and it goes on "
+                f"from its last checkpoint"
+            )
 
+    def _fetched(self, shares: Iterable[StepShare]) -> Iterator[StepShare]:
+        source = iter(shares)
+        while True:
+            with self.ledger.span("wait"):
+                share = next(source, None)
+            if share is None:
+                return
+            yield share
 
-def _log(job: Job, state: LoopState, averages: Averages, clock: "_Clock") -> None:
-    means = reduce_means(averages, job.context)
-    clock.loss = means.get("reconstruction/loss", float("nan"))
-    clips_per_second, wait_share = clock.read()
-    rates = {
-        "throughput/clips_per_second": clips_per_second,
-        "time/wait_share": wait_share,
-        "data/failed_clips": float(state.failed_clips),
-        "optimizer/skipped_steps": float(state.skipped_steps),
-    }
-    for name, trainable in job.stepper.trainables.items():
-        rates[f"optimizer/{name}_learning_rate"] = trainable.learning_rate
-    for name, norm in job.stepper.grad_norms.items():
-        rates[f"optimizer/{name}_grad_norm"] = norm
-    job.tracker.log_metrics({**means, **rates}, step=state.step)
+    def _train_step(self, share: StepShare) -> None:
+        job, state = self.job, self.state
+        with self.ledger.span("wait"):  # the workers meet here first, so it is here that they wait for the slowest
+            self._agree(share)
+        job.stepper.begin_step(state.step)
+        batches = seeded(share.batches, job.context.device, seed=job.seed, step=state.step, stepper=job.stepper)
+        flops = job.config.global_batch * job.flops(job.method.stage)
+        job.method.train_step(batches, step=state.step, stepper=job.stepper, averages=self.averages)
+        state.step += 1
+        state.clips += job.config.global_batch
+        state.flops += flops
+        state.skipped_steps = job.stepper.skipped_steps
 
+    def _agree(self, share: StepShare) -> None:
+        """Let all workers know of clips that any of them lost, and of a checkpoint that the first could not write."""
+        job, state = self.job, self.state
+        told = torch.tensor([float(len(share.failures)), float(self.checkpointer.failed)], device=job.context.device)
+        job.context.all_reduce(told)
+        failures, unwritten = told.tolist()
+        if unwritten:
+            self.checkpointer.settle()
+        if failures:
+            state.failed_clips += self.quarantine.add(share.failures, step=state.step + 1)
+            self.quarantine.check(state.failed_clips, clips=state.clips + job.config.global_batch)
 
-def _validate(job: Job, state: LoopState) -> None:
-    averages = Averages()
-    if len(job.held_out.batch):
-        job.method.validate(job.held_out, averages=averages)
-    measured = reduce_means(averages, job.context)
-    events = dict(job.method.after_validation(measured, step=state.step))
-    state.measured = measured
-    state.events.update(events)
-    job.tracker.log_metrics({**measured, **events}, step=state.step)
+    def _log(self) -> None:
+        job, state = self.job, self.state
+        with self.ledger.span("logging"):
+            means = reduce_means(self.averages, job.context)
+            self.pace.loss = means.get("reconstruction/loss", float("nan"))
+            rates = {
+                **self.pace.read(),
+                "data/failed_clips": float(state.failed_clips),
+                "data/failed_held_out": float(self.failed_held_out),
+                "optimizer/skipped_steps": float(state.skipped_steps),
+            }
+            for name, trainable in job.stepper.trainables.items():
+                rates[f"optimizer/{name}_learning_rate"] = trainable.learning_rate
+            for name, norm in job.stepper.grad_norms.items():
+                rates[f"optimizer/{name}_grad_norm"] = norm
+            job.tracker.log_metrics({**means, **rates}, step=state.step)
 
+    def _validate(self) -> None:
+        job, state = self.job, self.state
+        with self.ledger.span("validation"):
+            measured = _measure(job)
+            events = dict(job.method.after_validation(measured, step=state.step))
+            state.measured = measured
+            state.events.update(events)
+        with self.ledger.span("logging"):
+            job.tracker.log_metrics({**measured, **events}, step=state.step)
+            _log_quarantine(job, self.quarantine)
 
-def _take_pictures(job: Job, state: LoopState) -> None:
-    if job.context.rank == 0 and len(job.held_out.batch):
-        for path in write_pictures(job.method.snapshot(job.held_out), job.folder / "pictures", step=state.step):
-            job.tracker.log_file(path, folder="pictures")
+    def _take_pictures(self) -> None:
+        job = self.job
+        if job.context.rank == 0 and len(job.held_out.batch):
+            with self.ledger.span("logging"):
+                snapshot = job.method.snapshot(job.held_out)
+                for path in write_pictures(snapshot, job.folder / "pictures", step=self.state.step):
+                    job.tracker.log_file(path, folder="pictures")
 
+    def _save(self) -> None:
+        with self.ledger.span("checkpoint"):
+            self.ledger.settle()
+            self.checkpointer.save(self._capture, measured=self.state.measured)
 
-def _save(job: Job, state: LoopState) -> None:
-    folder = job.folder / "checkpoints" / f"step_{state.step:08d}"
-    if job.context.rank == 0:
-        plain = {"loop": dict(vars(state)), "method": job.method.state_dict()}
-        folder = save_checkpoint(
-            folder.parent,
+    def _capture(self, over: Captured | None) -> Captured:
+        job, state = self.job, self.state
+        return capture(
             step=state.step,
             modules=job.method.modules(),
             trainables=job.stepper.trainables,
-            state=plain,
-            keep=job.config.keep_checkpoints,
+            state={"loop": vars(state), "method": job.method.state_dict()},
+            measured=state.measured,
+            run_id=job.run_id,
+            over=over,
         )
-    job.context.checkpointed(folder, state.measured)
+
+
+def seeded(
+    batches: Iterable[ClipBatch], device: torch.device, *, seed: int, step: int, stepper: GradientStepper
+) -> Iterator[ClipBatch]:
+    """Bring each micro-batch to the device when it is asked for, with dropout's generator seeded by its first clip.
+
+    Dropout is the only user of the global generator. So it is a function of the run's position, and the same on any
+    number of workers that cut a global batch into the same micro-batches.
+    """
+    for batch in batches:
+        if len(batch):
+            mixed = np.random.SeedSequence((seed, step, int(batch.row[0]))).generate_state(1, np.uint64)
+            torch.manual_seed(int(mixed[0]))
+        with stepper.span("transfer"):
+            moved = batch.to(device)
+        yield moved
 
 
 def reduce_means(averages: Averages, context: WorkerContext) -> dict[str, float]:
@@ -213,32 +250,52 @@ def reduce_means(averages: Averages, context: WorkerContext) -> dict[str, float]
     return means
 
 
-class _Clock:
-    """Time since the last log: how much of it was waiting, and how fast clips go."""
+def _measure(job: Job) -> dict[str, float]:
+    averages = Averages()
+    if len(job.held_out.batch):
+        job.method.validate(job.held_out, averages=averages)
+    return reduce_means(averages, job.context)
+
+
+def _check_best(job: Job) -> None:
+    """Refuse a metric that no validation measures; it takes one to know, but no step is lost by it."""
+    best = job.config.keep_best
+    if best is None:
+        return
+    measured = _measure(job)
+    if best not in measured:
+        raise CheckpointError(
+            f"training.keep_best={best} is nothing that a validation measures; name one of "
+            f"{', '.join(sorted(measured))}, or keep the newest only with training.keep_best=null"
+        )
+
+
+def _log_quarantine(job: Job, quarantine: Quarantine) -> None:
+    if quarantine.has_news():
+        job.tracker.log_file(quarantine.path, folder="data")
+
+
+class _Pace:
+    """How fast the run is since the last log, for its record and for its bar."""
 
     def __init__(self, job: Job, state: LoopState) -> None:
         self.job = job
         self.state = state
         self.loss = float("nan")
-        self.began = self.window_began = time.monotonic()
-        self.window_clips = state.clips
-        self.waited = 0.0
-        self.rates = (0.0, 0.0)
+        self.began = time.monotonic()
+        self.clips, self.flops = state.clips, state.flops
+        self.rates: dict[str, float] = {}
 
-    def waiting(self, shares: Iterable[StepShare]) -> Iterable[StepShare]:
-        """Pass the shares on; the time until each is there counts as waiting."""
-        asked = time.monotonic()
-        for share in shares:
-            self.waited += time.monotonic() - asked
-            yield share
-            asked = time.monotonic()
-
-    def read(self) -> tuple[float, float]:
-        """Return clips per second and the share of waiting since the last reading, and start anew."""
-        now = time.monotonic()
-        seconds = max(now - self.window_began, 1e-9)
-        self.rates = ((self.state.clips - self.window_clips) / seconds, self.waited / seconds)
-        self.window_began, self.window_clips, self.waited = now, self.state.clips, 0.0
+    def read(self) -> dict[str, float]:
+        """Return rates and shares since the last reading, and start anew."""
+        state, parts = self.state, self.job.stepper.ledger.read()
+        seconds = max(sum(parts.values()), 1e-9)
+        self.rates = {
+            "throughput/clips_per_second": (state.clips - self.clips) / seconds,
+            "throughput/mfu": (state.flops - self.flops) / seconds / self.job.peak_flops,
+            **{f"time/{part}_share": taken / seconds for part, taken in parts.items()},
+        }
+        self.clips, self.flops = state.clips, state.flops
         return self.rates
 
     def show(self) -> None:
@@ -249,8 +306,9 @@ class _Clock:
                     step=self.state.step,
                     total_steps=self.job.total_steps,
                     loss=self.loss,
-                    clips_per_second=self.rates[0],
-                    wait_share=self.rates[1],
+                    clips_per_second=self.rates["throughput/clips_per_second"],
+                    wait_share=self.rates["time/wait_share"],
+                    mfu=self.rates["throughput/mfu"],
                     seconds=time.monotonic() - self.began,
                     stage=self.job.method.stage,
                 )

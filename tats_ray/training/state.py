@@ -3,9 +3,10 @@
 ``step_00000100/``
     ``<module>.safetensors``      parameters and buffers of one module
     ``training.pt``               optimisers, and the plain state of method and loop
-    ``checkpoint.json``           step, and size and SHA-256 of the other files; written last
+    ``checkpoint.json``           step, last validation, MLflow run, size and SHA-256 of the other files; written last
 
-The folder is written under another name, flushed, and renamed: a reader never sees half of it.
+The folder is written under another name, flushed, and renamed: a reader never sees half of it. No state of a random
+generator is in it: whoever draws is seeded by step and position (``docs/decisions/006-checkpoints-at-rest.md``).
 """
 
 import hashlib
@@ -14,11 +15,14 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tats_ray.training.optim import Trainable
 
@@ -27,50 +31,109 @@ _FOLDER = re.compile(r"step_(\d{8,})")
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message names it and says the way out."""
+    """A checkpoint cannot be used, written or chosen; the message names it and says the way out."""
 
 
-def save_checkpoint(
-    root: Path,
+@dataclass(frozen=True)
+class Captured:
+    """Everything that a checkpoint holds, copied to the host: training may go on while it is written."""
+
+    step: int
+    modules: Mapping[str, Mapping[str, Tensor]]
+    training: Mapping[str, object]
+    measured: Mapping[str, float]
+    run_id: str | None
+
+
+def capture(
     *,
     step: int,
     modules: Mapping[str, nn.Module],
     trainables: Mapping[str, Trainable],
     state: Mapping[str, object],
-    keep: int,
-) -> Path:
-    """Write a checkpoint below ``root``, then remove all but the newest ``keep``."""
-    root.mkdir(parents=True, exist_ok=True)
-    final = root / f"step_{step:08d}"
-    partial = root / f".partial_{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for name, module in modules.items():
-        save_file(_tensors(module), partial / f"{name}.safetensors")
+    measured: Mapping[str, float],
+    run_id: str | None,
+    over: Captured | None = None,
+) -> Captured:
+    """Copy what a checkpoint holds to the host; all that training waits for.
+
+    Args:
+        step: Steps done.
+        modules: Whose parameters and buffers are saved, by name.
+        trainables: Whose optimisers are saved, by name.
+        state: Plain state of method and loop.
+        measured: The last validation, by which the best checkpoint is told.
+        run_id: Run of the tracker, for whoever finds the folder alone.
+        over: An earlier copy that nobody needs any more; its memory is used again, which is several times faster than
+            memory that the system has to find first.
+    """
+    weights = {name: module.state_dict() for name, module in modules.items()}
     optimizers = {name: trainable.optimizer.state_dict() for name, trainable in trainables.items()}
-    torch.save({"optimizers": optimizers, "state": dict(state)}, partial / "training.pt")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(partial.iterdir())}
-    (partial / INDEX).write_text(json.dumps({"step": step, "files": files}, indent=2))
-    for path in partial.iterdir():
-        _flush(path)
-    if final.exists():  # the same stretch of steps, trained again after a restart
-        shutil.rmtree(final)
-    partial.rename(final)
-    _flush(root)
-    for old in _complete(root)[:-keep]:
-        shutil.rmtree(old)
+    captured = Captured(
+        step=step,
+        modules=_on_host(weights, over.modules if over else None),
+        training=_on_host({"optimizers": optimizers, "state": state}, over.training if over else None),
+        measured=dict(measured),
+        run_id=run_id,
+    )
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # the copies of all tensors were started together
+    return captured
+
+
+def write_checkpoint(root: Path, captured: Captured) -> Path:
+    """Write a checkpoint below ``root``; return its folder, which is complete.
+
+    Raises:
+        CheckpointError: The disk is full, say; what was written before is untouched.
+    """
+    final = root / f"step_{captured.step:08d}"
+    partial = root / f".partial_{final.name}"
+    previous = latest_checkpoint(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(".partial_*"):  # by a process that was killed
+            shutil.rmtree(left)
+        partial.mkdir()
+        _write_files(partial, captured)
+        if final.exists():  # the same stretch of steps, trained again after a restart
+            shutil.rmtree(final)
+        partial.rename(final)
+        _flush(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint is of no use, and may be what fills the disk
+        intact = (
+            "there is no earlier checkpoint" if previous is None else f"the previous checkpoint {previous} is intact"
+        )
+        raise CheckpointError(
+            f"checkpoint {final} could not be written: {error}; free space there or make the folder writable, then "
+            f"start the run again: {intact}"
+        ) from error
     return final
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Return the complete checkpoints below ``root``, oldest first."""
+    if not root.exists():
+        return []
+    found = [(int(match[1]), path) for path in root.iterdir() if (match := _FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
 
 
 def latest_checkpoint(root: Path) -> Path | None:
     """Return the newest checkpoint below ``root``; None when there is none."""
-    found = _complete(root)
+    found = checkpoints(root)
     return found[-1] if found else None
 
 
 def checkpoint_step(folder: Path) -> int:
     """Return the step after which a checkpoint was taken."""
     return _index(folder)["step"]
+
+
+def checkpoint_measured(folder: Path) -> dict[str, float]:
+    """Return the last validation before a checkpoint was taken."""
+    return _index(folder).get("measured", {})
 
 
 def load_checkpoint(
@@ -102,7 +165,9 @@ def load_module(folder: Path, name: str, module: nn.Module) -> None:
     try:
         module.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+        first, *more = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        others = f" (and {len(more)} more)" if more else ""
+        raise CheckpointError(f"{path} does not fit this model: {first}{others}") from error
 
 
 def verify_checkpoint(folder: Path) -> None:
@@ -130,15 +195,35 @@ def _index(folder: Path) -> dict:
         ) from error
 
 
-def _complete(root: Path) -> list[Path]:
-    if not root.exists():
-        return []
-    found = [(int(match[1]), path) for path in root.iterdir() if (match := _FOLDER.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+def _write_files(folder: Path, captured: Captured) -> None:
+    for name, tensors in captured.modules.items():
+        save_file(dict(tensors), folder / f"{name}.safetensors")
+    with (folder / "training.pt").open("wb") as file:
+        try:
+            torch.save(captured.training, file)
+        except RuntimeError as error:  # torch's own words about its archive, raised while handling the true reason
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
+    index = {"step": captured.step, "measured": captured.measured, "mlflow_run_id": captured.run_id, "files": files}
+    (folder / INDEX).write_text(json.dumps(index, indent=2))
+    for path in folder.iterdir():
+        _flush(path)
 
 
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+def _on_host(value: Any, over: Any) -> Any:
+    """Copy a tree of dictionaries and lists, with every tensor in it, over the memory of an earlier copy that fits."""
+    if isinstance(value, Tensor):
+        if not isinstance(over, Tensor) or (over.shape, over.dtype) != (value.shape, value.dtype):
+            over = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        return over.copy_(value.detach(), non_blocking=True)
+    if isinstance(value, Mapping):
+        before = over if isinstance(over, Mapping) else {}
+        return {key: _on_host(part, before.get(key)) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_host(part, None) for part in value)
+    return value
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 
 START = ProgressState(
-    step=0, total_steps=400, loss=1.0, clips_per_second=0.0, wait_share=0.0, seconds=0.0, stage="warm-up"
+    step=0, total_steps=400, loss=1.0, clips_per_second=0.0, wait_share=0.0, mfu=0.0, seconds=0.0, stage="random"
 )
 
 
@@ -39,10 +39,10 @@ def test_the_last_state_is_not_said_twice():
 
 
 def test_a_line_says_what_a_user_asks():
-    states = [START, replace(START, step=100, loss=0.6543, clips_per_second=35.21, wait_share=0.12, seconds=50.0)]
-    states[1] = replace(states[1], stage="policy")
+    states = [START, replace(START, step=100, loss=0.6543, clips_per_second=35.21, wait_share=0.12, mfu=0.404)]
+    states[1] = replace(states[1], stage="policy", seconds=50.0)
     # 300 steps are left at 2 a second: 150 s. The line is longer than the 40 columns and stays one line.
-    assert shown(states)[1] == "policy  100/400  loss 0.654  35.2 clips/s  data wait 12 %  0:02:30 left"
+    assert shown(states)[1] == "policy  100/400  loss 0.654  35.2 clips/s  wait 12% mfu 40%  0:02:30 left"
 
 
 def test_the_rest_is_told_from_the_present_pace():
@@ -68,13 +68,14 @@ def test_the_bar_of_a_long_run_fits_an_ordinary_terminal():
                 loss=0.654,
                 clips_per_second=1235.2,
                 wait_share=0.12,
+                mfu=0.404,
                 seconds=5000.0,
-                stage="warm-up",
+                stage="random",
             )
         )
     drawn = [line for line in text.getvalue().splitlines() if "╸" in line]
     assert drawn
-    assert all("warm-up" in line and "1235 clips/s" in line and line.endswith(" left") for line in drawn)
+    assert all("random" in line and "1235 clips/s" in line and line.endswith(" left") for line in drawn)
 
 
 @pytest.mark.parametrize("width", [80, 120])

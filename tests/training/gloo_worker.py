@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from tats_ray.data.clips import ClipBatch
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.build import MaskingConfig, ModelConfig, build_method
@@ -19,7 +20,7 @@ from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.context import DistributedContext, LocalContext
-from tats_ray.training.loop import reduce_means
+from tats_ray.training.loop import reduce_means, seeded
 from tats_ray.training.optim import Trainable
 from tats_ray.training.stepper import GradientStepper
 
@@ -35,6 +36,8 @@ class Scenario:
     decoded: tuple[int, ...] = tuple(range(CLIPS))
     broken_step: int | None = None
     target_kl: float = 10.0
+    micro_batch: int = CLIPS
+    dropout: bool = False  # AdaMAE's, the only one
 
 
 SCENARIOS = (
@@ -43,6 +46,7 @@ SCENARIOS = (
     Scenario("some lost", decoded=(0, 5, 7)),
     Scenario("not finite", broken_step=1),
     Scenario("early stop", target_kl=1e-9),
+    Scenario("dropout", micro_batch=CLIPS // 2, dropout=True),
 )
 
 
@@ -55,9 +59,11 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
         patch_size=4,
     )
     ppo = PPOConfig(rollout_steps=2, update_epochs=2, target_kl=scenario.target_kl, target_nats=0.1)
-    masking = MaskingConfig(mask_ratio=0.75, visible=TATSConfig(embed_dim=8, num_heads=2, ppo=ppo))
+    tats, adamae = TATSConfig(embed_dim=8, num_heads=2, ppo=ppo), AdaMAEConfig(num_heads=2, dropout=0.5)
+    masking = MaskingConfig(mask_ratio=0.75, visible=adamae if scenario.dropout else tats)
     method = build_method(model, masking, grid=GRID, total_steps=STEPS, global_batch=CLIPS, seed=0)
-    torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
+    if not scenario.dropout:
+        torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
     # Plain descent: AdamW would turn the rounding of a gradient that is zero, a key's bias, into full steps.
     trainables = {
         name: Trainable(module, torch.optim.SGD(module.parameters(), lr=0.05), max_grad_norm=0.5, scheduler=None)
@@ -70,9 +76,11 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
             for spread in (1.0, 0.0, 0.0):
                 measured = {"validation/error_spread": spread, "validation/explained_variance": 1.0}
                 method.after_validation(measured, step=0)
-        batches = [_share(scenario, step, context)]
+        stepper.begin_step(step)
+        batches = _share(scenario, step, context)
         if step == scenario.broken_step and context.rank == context.world_size - 1:
             stepper.accumulate("autoencoder", next(method.autoencoder.parameters()).sum() * torch.inf)
+        batches = seeded(batches, context.device, seed=0, step=step, stepper=stepper)
         method.train_step(batches, step=step, stepper=stepper, averages=averages)
         decisions.append(
             (method.stage, method.at_rest, stepper.skipped_steps, method.state_dict(), dict(stepper.grad_norms))
@@ -88,12 +96,13 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
     }
 
 
-def _share(scenario: Scenario, step: int, context: LocalContext) -> ClipBatch:
+def _share(scenario: Scenario, step: int, context: LocalContext) -> list[ClipBatch]:
     noise = torch.Generator().manual_seed(step)
     video = torch.randint(0, 256, (CLIPS, 4, 8, 16, 3), dtype=torch.uint8, generator=noise)
     part = CLIPS // context.world_size
     mine = [row for row in scenario.decoded if row // part == context.rank]
-    return ClipBatch(video=video[mine], row=torch.tensor(mine, dtype=torch.int64))
+    cuts = [[row for row in mine if row // scenario.micro_batch == cut] for cut in range(CLIPS // scenario.micro_batch)]
+    return [ClipBatch(video=video[cut], row=torch.tensor(cut, dtype=torch.int64)) for cut in cuts]
 
 
 if __name__ == "__main__":

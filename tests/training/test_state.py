@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from tats_ray.training.checkpointer import Retention
 from tats_ray.training.optim import OptimConfig, Trainable, constant_trainable, cosine_trainable
 from tats_ray.training.state import (
     CheckpointError,
+    capture,
+    checkpoint_measured,
     checkpoint_step,
     latest_checkpoint,
     load_checkpoint,
     load_module,
-    save_checkpoint,
     verify_checkpoint,
+    write_checkpoint,
 )
 
 CPU = torch.device("cpu")
@@ -50,9 +53,17 @@ class Run:
         return [value.clone() for value in found]
 
     def save(self, root: Path, *, step: int = 3, keep: int = 2) -> Path:
-        return save_checkpoint(
-            root, step=step, modules=self.modules, trainables=self.trainables, state=STATE, keep=keep
+        captured = capture(
+            step=step,
+            modules=self.modules,
+            trainables=self.trainables,
+            state=STATE,
+            measured={"validation/random_mask_error": 0.5},
+            run_id="a1b2",
         )
+        folder = write_checkpoint(root, captured)
+        Retention(keep).apply(root)
+        return folder
 
     def load(self, folder: Path) -> dict[str, object]:
         return load_checkpoint(folder, self.modules, self.trainables, device=CPU)
@@ -72,6 +83,7 @@ def test_a_run_comes_back_bit_for_bit_and_goes_on_alike(tmp_path: Path) -> None:
     assert folder == tmp_path / "step_00000003"
     assert other.load(folder) == STATE
     assert checkpoint_step(folder) == 3
+    assert checkpoint_measured(folder) == {"validation/random_mask_error": 0.5}
     for _ in range(2):
         mine, theirs = run.tensors(), other.tensors()
         assert len(mine) == len(theirs)

@@ -79,12 +79,27 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(bad: float) -> None:
 
 def test_too_many_skips_end_the_run() -> None:
     module, stepper = descent(max_skipped_steps=2)
-    for _ in range(2):
+    for step in range(2):
+        stepper.begin_step(step)
         stepper.accumulate("plain", module.used.sum() * torch.nan)
         stepper.step("plain", clips=1)
+    stepper.begin_step(2)
     stepper.accumulate("plain", module.used.sum() * torch.nan)
     with pytest.raises(NotFiniteError, match=r"gradient of the plain .* in 3 steps.*optim.max_skipped_steps=2; lower"):
         stepper.step("plain", clips=1)
+
+
+def test_a_training_step_counts_once_for_each_optimizer() -> None:
+    """A rollout that is not finite spoils every minibatch of every pass over it."""
+    module, stepper = descent(max_skipped_steps=3)
+    for step in range(2):
+        stepper.begin_step(step)
+        for name in ("plain", "adam", "adam", "adam"):
+            stepper.accumulate(name, module.used.sum() * (torch.nan if step == 0 else torch.inf))
+            assert not stepper.step(name, clips=1)
+            if step == 1 and name == "plain":
+                break
+    assert stepper.skipped_steps == 3
 
 
 def test_a_step_without_clips_changes_nothing() -> None:
