@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tats_ray.config.run import TrainRun
+from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import Sample, ShareSpec, load_samples, make_share
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at, split_held_out
@@ -106,14 +107,15 @@ def _decode(run: TrainRun, manifest: Manifest) -> tuple[list[VideoRecord], list[
     """Return the videos and clips of the first positions, and the seconds that decoding took on one core."""
     rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
     views = run.data.views_per_decode
-    order = samples_at(np.arange(math.ceil(SAMPLES / views)), num_samples=len(rows), seed=run.seed)
+    order = samples_at(np.arange(math.ceil(SAMPLES / views)), parts=manifest.select(rows).parts, seed=run.seed)
     records = [manifest.record(int(rows[row])) for row in order]
     began = time.perf_counter()
-    samples = [
-        sample
-        for place, record in enumerate(records)
-        for sample in load_samples(record, run.data, seed=run.seed, position=place * views)
-    ]
+    with GuardedDecoder(run.data) as decode:
+        samples = [
+            sample
+            for place, record in enumerate(records)
+            for sample in load_samples(record, run.data, seed=run.seed, position=place * views, decode=decode)
+        ]
     return records, samples, time.perf_counter() - began
 
 

@@ -2,19 +2,24 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
-from tats_ray.data.clips import ClipBatch, load_center_clip
+from tats_ray.data.cache import CachingDecoder
+from tats_ray.data.clips import Clip, ClipBatch, load_center_clip
+from tats_ray.data.decode import Decode
+from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
-from tats_ray.data.manifest import Manifest
-from tats_ray.data.order import split_held_out
+from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.source import DecodeError
 from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
@@ -26,6 +31,7 @@ from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.training.context import LocalContext, WorkerContext
+from tats_ray.training.ledger import matmul_flops
 from tats_ray.training.loop import DataLossError, Job, LoopState, train
 from tats_ray.training.optim import Trainable, constant_trainable, cosine_trainable
 from tats_ray.training.state import (
@@ -38,6 +44,8 @@ from tats_ray.training.state import (
 from tats_ray.training.stepper import GradientStepper
 
 SUMMARY = "summary.json"
+LEDGER = "ledger.json"
+"""Seconds of the whole run by part, counted FLOPs, and FLOPs a second that its devices can do."""
 
 SharesOf = Callable[[Manifest, ShareSpec], Iterable[StepShare]]
 
@@ -57,9 +65,10 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
     run = launch.run
     os.environ.update(launch.environment)
     assert run.data.manifest is not None
-    manifest = Manifest.read(Path(run.data.manifest))
+    manifest = Manifest.read_all(run.data.manifest)
     rows, held_out_rows = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
-    total_steps = run.total_steps(len(rows))
+    videos = manifest.select(rows)
+    total_steps = run.total_steps(epoch_length(videos.parts))
     method = build(run, total_steps, context.device)
     trainables = make_trainables(run, method, total_steps)
     stepper = GradientStepper(
@@ -87,24 +96,41 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         total_steps=total_steps,
         seed=run.seed,
         log_every=run.tracking.log_every,
+        on_error=run.data.on_error,
         max_failed_share=run.data.max_failed_share,
         folder=launch.folder,
+        run_id=launch.handle.run_id,
+        flops=_flops_by_stage(run),
+        peak_flops=context.world_size * matmul_flops(context.device, stepper.dtype),
     )
     try:
-        train(job, state, shares_of(manifest.select(rows), spec))
+        train(job, state, shares_of(videos, spec))
     finally:
         tracker.close()
     summary = {"step": float(state.step), "clips": float(state.clips), **state.measured, **state.events}
     summary |= {"failed_clips": float(state.failed_clips), "skipped_steps": float(state.skipped_steps)}
     if context.rank == 0:
+        ledger = {"seconds": state.seconds, "flops": state.flops, "peak_flops": job.peak_flops}
+        (launch.folder / LEDGER).write_text(json.dumps(ledger, indent=2))
         (launch.folder / SUMMARY).write_text(json.dumps(summary, indent=2))
     return summary
 
 
 def run_alone(launch: Launch, context: WorkerContext) -> None:
-    """Train in this process, decoding in threads."""
-    threads = os.cpu_count() or 1
-    run_training(launch, context, lambda manifest, spec: threaded_shares(manifest, spec, threads=threads))
+    """Train in this process, decoding in children of its own."""
+    with own_decoders(launch.run, threads=os.cpu_count() or 1) as shares_of:
+        run_training(launch, context, shares_of)
+
+
+@contextmanager
+def own_decoders(run: TrainRun, *, threads: int) -> Iterator[SharesOf]:
+    """Let as many threads of this process decode, each in a child that may keep frames; they end with the block."""
+    if run.data.cache == "memory":
+        with CachingDecoder(run.data, processes=threads * max(1, run.cluster.num_workers)) as decode:
+            yield partial(threaded_shares, threads=threads, decode=decode, route="by video")
+    else:
+        with GuardedDecoder(run.data) as decode:
+            yield partial(threaded_shares, threads=threads, decode=decode)
 
 
 def run_with_bar(launch: Launch) -> None:
@@ -168,7 +194,7 @@ def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapsho
             raise ValueError(f"{path} is no folder of a run: it has no run.yaml; a run prints its folder when it ends")
     run, owner = read_run(folder / "run.yaml"), read_run(clips_of / "run.yaml")
     assert owner.data.manifest is not None
-    manifest = Manifest.read(owner.data.manifest)
+    manifest = Manifest.read_all(owner.data.manifest)
     _, held_out = split_held_out(len(manifest), held_out=owner.data.held_out, seed=owner.seed)
     if not 0 <= clip < len(held_out):
         raise ValueError(f"--clip must be from 0 to {len(held_out) - 1}, got {clip}")
@@ -180,12 +206,14 @@ def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapsho
         raise CheckpointError(f"{folder / 'checkpoints'} holds no checkpoint")
     saved = load_checkpoint(checkpoint, method.modules(), {}, device=device)
     method.load_state_dict(saved["method"])  # type: ignore[arg-type]
-    video = torch.from_numpy(load_center_clip(record, run.data).video)[None]
+    with GuardedDecoder(run.data) as decode:
+        video = torch.from_numpy(load_center_clip(record, run.data, decode=decode).video)[None]
+        finer = run.data.model_copy(update={"crop_size": shown_size})
+        shown = load_center_clip(record, finer, decode=decode).video
     shape = (1, run.grid.num_tokens)
     clocks = exponential_clocks(shape, seed=run.seed, step=clip, device=device)
     batch = ClipBatch(video=video, row=torch.zeros(1, dtype=torch.int64))
     snapshot = method.snapshot(HeldOut(batch=batch, clocks=clocks, truth={}))
-    shown = load_center_clip(record, run.data.model_copy(update={"crop_size": shown_size})).video
     return replace(snapshot, video=shown)
 
 
@@ -210,6 +238,12 @@ def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoen
     if run.training.compile:
         method.compile()
     return method
+
+
+def _flops_by_stage(run: TrainRun) -> Callable[[str], float]:
+    """Return the FLOPs of one clip's training step by stage: TATS's sampler takes no part in the first."""
+    flops = training_flops(run.model, run.masking, grid=run.grid)
+    return lambda stage: flops["autoencoder"] + (0 if stage == "random" else flops["sampler"])
 
 
 def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
@@ -244,9 +278,10 @@ def _held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> Held
     """Decode this worker's part of the held-out clips: their middle, uncropped and unflipped where they can be."""
     grid = run.grid
     indices = range(context.rank, len(manifest), context.world_size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loaded = list(pool.map(lambda index: _load_held_out(run, manifest, index), indices))
-    kept = [(index, clip) for index, clip in zip(indices, loaded, strict=True) if clip is not None]
+    with GuardedDecoder(run.data) as decode, ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(lambda index: _load_held_out(run, manifest.record(index), decode), indices))
+    kept = [(index, clip) for index, clip in zip(indices, loaded, strict=True) if isinstance(clip, Clip)]
+    failures = [clip for clip in loaded if not isinstance(clip, Clip)]
     counts = context.all_gather(len(kept))
     if not any(counts):  # type: ignore[arg-type]
         raise DataLossError(f"none of the {len(manifest)} held-out videos could be decoded; index the videos again")
@@ -269,11 +304,12 @@ def _held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> Held
         for position, name in enumerate(("mover", "twin")):
             truth[name] = torch.stack([torch.from_numpy(share[position]) for share in shares]).to(context.device)
     batch = ClipBatch(video=video.to(torch.uint8), row=rows).to(context.device)
-    return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth)
+    return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures)
 
 
-def _load_held_out(run: TrainRun, manifest: Manifest, index: int):
+def _load_held_out(run: TrainRun, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
+    """Return a clip, or path and reason."""
     try:
-        return load_center_clip(manifest.record(index), run.data)
-    except DecodeError:
-        return None
+        return load_center_clip(record, run.data, decode=decode)
+    except DecodeError as error:
+        return record.source.name, error.reason

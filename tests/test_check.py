@@ -48,7 +48,7 @@ def test_what_is_lost_or_held_is_counted(run: TrainRun, tmp_path: Path) -> None:
     bad = sorted((tmp_path / "videos").glob("*.mp4"))[2]
     bad.write_bytes(b"gone")
     long = change(run, [("data.num_frames", 6), ("data.short_videos", "hold")])  # spans 11 of 8 frames
-    records = Manifest.read(str(run.data.manifest))
+    records = Manifest.read(tmp_path / "m.parquet")
     Manifest.of([replace(records.record(n), num_frames=20 if n == 0 else 8) for n in range(6)]).write(
         tmp_path / "m.parquet"
     )

@@ -7,6 +7,7 @@ restarted or resized group of workers goes on at the very position of its checkp
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import ray.data
 
 from tats_ray.data.clips import ClipConfig
+from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_samples, make_share
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at
@@ -23,7 +25,12 @@ BLOCKS_PER_STREAM = 2048
 
 
 def ray_shares(
-    manifest: Manifest, spec: ShareSpec, *, clips_per_block: int, decode_cpus: float | None
+    manifest: Manifest,
+    spec: ShareSpec,
+    *,
+    clips_per_block: int,
+    decode_cpus: float | None,
+    guard: GuardConfig = GuardConfig(),  # noqa: B008  # frozen
 ) -> Iterator[StepShare]:
     """Yield this worker's share of every step.
 
@@ -32,21 +39,26 @@ def ray_shares(
         spec: Which samples, and how they are cut into micro-batches.
         clips_per_block: Clips that one decode task makes.
         decode_cpus: CPUs that this worker's decode tasks may take together; None for all that are free.
+        guard: What the decoding of one video may take.
     """
     steps_per_stream = max(1, BLOCKS_PER_STREAM * clips_per_block // spec.share)
     for first in range(spec.steps.start, spec.steps.stop, steps_per_stream):
         steps = range(first, min(first + steps_per_stream, spec.steps.stop))
         yield from _stream(
-            manifest, replace(spec, steps=steps), clips_per_block=clips_per_block, decode_cpus=decode_cpus
+            manifest,
+            replace(spec, steps=steps),
+            guard=guard,
+            clips_per_block=clips_per_block,
+            decode_cpus=decode_cpus,
         )
 
 
 def _stream(
-    manifest: Manifest, spec: ShareSpec, *, clips_per_block: int, decode_cpus: float | None
+    manifest: Manifest, spec: ShareSpec, *, guard: GuardConfig, clips_per_block: int, decode_cpus: float | None
 ) -> Iterator[StepShare]:
     positions = spec.first_positions()
     views = spec.clip.views_per_decode
-    rows = samples_at(positions // views, num_samples=len(manifest), seed=spec.seed)
+    rows = samples_at(positions // views, parts=manifest.parts, seed=spec.seed)
     table = manifest.table.take(pa.array(rows)).append_column("position", pa.array(positions))
     # Cut by hand: a Parquet reader makes one task of a small file, and a repartition is a barrier.
     rows_per_block = max(1, clips_per_block // views)
@@ -56,7 +68,7 @@ def _stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        fn_kwargs={"config": spec.clip, "seed": spec.seed},
+        fn_kwargs={"config": spec.clip, "seed": spec.seed, "guard": guard},
     )
     options = dataset.context.execution_options
     options.preserve_order = True
@@ -66,9 +78,9 @@ def _stream(
         yield make_share(_samples(cast("dict[str, np.ndarray]", batch)), spec)
 
 
-def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, np.ndarray]:
+def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int, guard: GuardConfig) -> dict[str, np.ndarray]:
     """Decode one block of manifest rows; a clip that fails becomes a marked row: order and counts stay exact."""
-    samples = [sample for row in table.to_pylist() for sample in _decode(row, config, seed)]
+    samples = [sample for row in table.to_pylist() for sample in _decode(row, config, seed, guard)]
     shape = (config.num_frames, config.crop_size, config.crop_size, 3)
     empty = np.zeros(shape, np.uint8)  # a column has one shape
     return {
@@ -80,9 +92,21 @@ def decode_rows(table: pa.Table, *, config: ClipConfig, seed: int) -> dict[str, 
     }
 
 
-def _decode(row: dict, config: ClipConfig, seed: int) -> list[Sample]:
+def _decode(row: dict, config: ClipConfig, seed: int, guard: GuardConfig) -> list[Sample]:
     position = row.pop("position")
-    return load_samples(VideoRecord(**row), config, seed=seed, position=position)
+    return load_samples(
+        VideoRecord(**row),
+        config,
+        seed=seed,
+        position=position,
+        decode=_decoder(guard.decode_seconds, guard.decode_memory_mib),
+    )
+
+
+@cache
+def _decoder(seconds: float, memory_mib: int) -> GuardedDecoder:
+    """Return the decoder of this process: Ray runs one task after another in it, and all use the same child."""
+    return GuardedDecoder(GuardConfig(decode_seconds=seconds, decode_memory_mib=memory_mib))
 
 
 def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Literal
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -98,13 +100,31 @@ def decodes(manifest: Manifest, spec: ShareSpec) -> Iterator[tuple[int, int]]:
     """Yield first position and manifest row of each video that this worker decodes, looked up a step at a time."""
     for step in spec.steps:
         positions = replace(spec, steps=range(step, step + 1)).first_positions()
-        rows = samples_at(positions // spec.clip.views_per_decode, num_samples=len(manifest), seed=spec.seed)
+        rows = samples_at(positions // spec.clip.views_per_decode, parts=manifest.parts, seed=spec.seed)
         yield from zip(positions.tolist(), rows.tolist(), strict=True)
 
 
-def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_ahead: int = 4) -> Iterator[StepShare]:
-    """Yield each step's share; decoding runs in ``threads`` threads, ``steps_ahead`` steps ahead."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+def threaded_shares(
+    manifest: Manifest,
+    spec: ShareSpec,
+    *,
+    threads: int,
+    decode: Decode = decode_views,
+    route: Literal["any", "by video"] = "any",
+    steps_ahead: int = 4,
+) -> Iterator[StepShare]:
+    """Yield each step's share, decoded in threads.
+
+    Args:
+        manifest: The training videos.
+        spec: Which samples, and how they are cut into micro-batches.
+        threads: How many decode side by side.
+        decode: Decodes the views.
+        route: Whether a video goes to any thread that is free, or always to the same one, which may keep its frames.
+        steps_ahead: How far decoding may run ahead.
+    """
+    sizes = [threads] if route == "any" else [1] * threads
+    pools = [ThreadPoolExecutor(size, thread_name_prefix="decode") for size in sizes]
     waiting: deque[Future[list[Sample]]] = deque()
     todo = decodes(manifest, spec)
     decodes_a_step = spec.share // spec.clip.views_per_decode
@@ -112,7 +132,10 @@ def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_
     def fill() -> None:
         for position, row in todo:
             record = manifest.record(row)
-            waiting.append(pool.submit(load_samples, record, spec.clip, seed=spec.seed, position=position))
+            pool = pools[crc32(record.source.name.encode()) % len(pools)]  # stretches of one file go together
+            waiting.append(
+                pool.submit(load_samples, record, spec.clip, seed=spec.seed, position=position, decode=decode)
+            )
             if len(waiting) >= decodes_a_step * (steps_ahead + 1):
                 return
 
@@ -122,4 +145,5 @@ def threaded_shares(manifest: Manifest, spec: ShareSpec, *, threads: int, steps_
             decoded = [waiting.popleft().result() for _ in range(decodes_a_step)]
             yield make_share(list(chain.from_iterable(decoded)), spec)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -12,12 +12,14 @@ import torch
 from tats_ray.data import loader
 from tats_ray.data.clips import Clip, ClipConfig
 from tats_ray.data.decode import Crop, Decode
+from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_samples, make_share, threaded_shares
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at
 from tats_ray.data.probe import probe
 from tats_ray.data.source import DecodeError, VideoSource
 
+NO_FILE = "No such file or directory"
 CLIP = ClipConfig(num_frames=4, frame_stride=1, crop_size=32, crop_scales=(1.0,))
 
 
@@ -64,7 +66,7 @@ def test_shares_of_workers_make_up_the_steps_of_one(manifest: Manifest) -> None:
 
 
 def test_clips_are_those_of_their_positions(manifest: Manifest) -> None:
-    rows = samples_at(np.arange(12), num_samples=6, seed=5)
+    rows = samples_at(np.arange(12), parts=manifest.parts, seed=5)
     failed = []
     for step, share in enumerate(threaded_shares(manifest, spec(), threads=2)):
         clips = clips_by_row(iter([share]))[0]
@@ -94,7 +96,7 @@ def test_views_of_one_decode_stand_side_by_side(manifest: Manifest) -> None:
     samples = load_samples(manifest.record(0), config, seed=5, position=6)
     assert [sample.position for sample in samples] == [6, 7]
     shares = list(threaded_shares(manifest, spec(clip=config, steps=range(6)), threads=2))
-    rows = samples_at(np.arange(12), num_samples=6, seed=5)
+    rows = samples_at(np.arange(12), parts=manifest.parts, seed=5)
     for step, share in enumerate(shares):
         clips = clips_by_row(iter([share]))[0]
         for place, row in enumerate(rows[2 * step : 2 * step + 2]):
@@ -108,6 +110,25 @@ def test_views_of_one_decode_stand_side_by_side(manifest: Manifest) -> None:
         assert len(share.failures) == 2 * lost
     with pytest.raises(ValueError, match=r"views_per_decode must divide .* got 3 and 4"):
         spec(clip=CLIP.model_copy(update={"views_per_decode": 3}))
+
+
+def test_a_worker_that_gets_only_bad_files_goes_on(tmp_path: Path) -> None:
+    """Every step has its share, with nothing to train on and all that is missing, view by view."""
+    paths = [tmp_path / f"{number}.mp4" for number in range(4)]
+    for path in paths[:2]:
+        path.write_bytes(b"no video")
+    manifest = Manifest.of([record(path, number) for number, path in enumerate(paths)])
+    config = CLIP.model_copy(update={"views_per_decode": 2})
+    with GuardedDecoder(GuardConfig()) as decode:
+        shares = list(threaded_shares(manifest, spec(clip=config, micro_batch=2), threads=2, decode=decode))
+    rows = samples_at(np.arange(6), parts=manifest.parts, seed=5)
+    for step, share in enumerate(shares):
+        assert [len(batch) for batch in share.batches] == [0, 0]
+        asked = [str(paths[row]) for row in rows[2 * step : 2 * step + 2] for _ in range(2)]
+        assert [path for path, _ in share.failures] == asked
+        for path, reason in share.failures:
+            assert reason == ("Invalid data found when processing input" if Path(path).exists() else NO_FILE)
+    assert len(shares) == 3
 
 
 def sample(position: int, *, lost: bool = False) -> Sample:
