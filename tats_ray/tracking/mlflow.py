@@ -7,14 +7,15 @@ all fail. Nothing of MLflow's fluent state is used, since it does not cross proc
 import json
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -24,6 +25,8 @@ from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingConfig, Tra
 from tats_ray.tracking.provenance import dotted_params, provenance_tags
 from tats_ray.tracking.store import check_database, first_use, is_database, resolve_uri, without_credentials
 
+P = ParamSpec("P")
+T = TypeVar("T")
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _DIGEST_LENGTH = 36  # MLflow's limits: characters of a digest, params and metrics of one request
@@ -37,7 +40,24 @@ _logger = logging.getLogger(__name__)
 
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
+_talking = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
 
+
+def _undisturbed(function: Callable[P, T]) -> Callable[P, T]:
+    """Call a function in the one thread that talks to MLflow.
+
+    A signal then interrupts the caller, who waits, and not a transaction: one that is left open would lock the database
+    against the very call that records the interruption.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return _talking.submit(function, *args, **kwargs).result()
+
+    return call
+
+
+@_undisturbed
 def open_run(
     config: TrackingConfig,
     *,
@@ -83,9 +103,8 @@ def open_run(
     return RunHandle(uri=uri, run_id=run.info.run_id, experiment_id=run.info.experiment_id)
 
 
-def end_run(
-    handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str | None = None
-) -> None:
+@_undisturbed
+def end_run(handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str | None = None) -> None:
     """Close a run with its true end; called by the driver, whatever became of the workers.
 
     Args:
@@ -103,6 +122,7 @@ def end_run(
         client.set_terminated(handle.run_id, status)
 
 
+@_undisturbed
 def run_status(handle: RunHandle) -> RunStatus:
     """Ask the store how a run ended, or whether it is running.
 
@@ -131,9 +151,7 @@ class MlflowTracker:
         self._run_id = handle.run_id
         self._client = MlflowClient(handle.uri)
         self._clock = clock
-        with _explained(handle.uri), _patience(seconds=4, retries=1):
-            latest = self._client.get_run(handle.run_id).data.to_proto().metrics
-        self._last_step: dict[str, int] = {metric.key: metric.step for metric in latest}
+        self._last_step = _last_steps(self._client, handle)
         self._points: deque[Metric] = deque(maxlen=_MAX_WAITING_POINTS)
         self._files: deque[tuple[Path, str]] = deque(maxlen=_MAX_WAITING_FILES)
         self._lost = 0
@@ -169,10 +187,10 @@ class MlflowTracker:
         if lost := self._lost + len(self._points) + len(self._files):
             _logger.warning("MLflow run %s lacks %d points and files, since its store was away", self._run_id, lost)
 
+    @_undisturbed
     def _send_when_due(self) -> None:
         if self._away_until is not None and self._clock() < self._away_until:
             return
-        handled = sys.exception()
         try:
             with _patience(seconds=3, retries=0):
                 self._send_points()
@@ -184,7 +202,7 @@ class MlflowTracker:
                 _logger.warning(
                     "MLflow does not take run %s's points (%s); they wait in memory and training goes on",
                     self._run_id,
-                    without_credentials(str(_root_cause(error, handled=handled))),
+                    without_credentials(str(_root_cause(error))),
                 )
             self._away_until = self._clock() + _RETRY_SECONDS
         else:
@@ -205,6 +223,13 @@ class MlflowTracker:
             else:
                 self._lost += 1
             self._files.popleft()
+
+
+@_undisturbed
+def _last_steps(client: MlflowClient, handle: RunHandle) -> dict[str, int]:
+    with _explained(handle.uri), _patience(seconds=4, retries=1):
+        latest = client.get_run(handle.run_id).data.to_proto().metrics
+    return {metric.key: metric.step for metric in latest}
 
 
 def _experiment_id(client: MlflowClient, config: TrackingConfig, *, uri: str, results_root: Path) -> str:
@@ -260,11 +285,10 @@ def _dataset_input(dataset: DatasetRecord) -> DatasetInput:
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into one that a user can act on, without the credentials MLflow's own message may hold."""
-    handled = sys.exception()
     try:
         yield
     except MlflowException as error:
-        cause = _root_cause(error, handled=handled)
+        cause = _root_cause(error)
         raise TrackingError(without_credentials(_explain(error, cause=cause, uri=uri))) from None
 
 
@@ -285,9 +309,9 @@ def _explain(error: MlflowException, *, cause: BaseException, uri: str) -> str:
     )
 
 
-def _root_cause(error: BaseException, *, handled: BaseException | None) -> BaseException:
-    """Follow the chain of causes, but not into an exception handled before: a run may be ended because it failed."""
-    while (deeper := error.__cause__ or error.__context__) not in (None, handled):
+def _root_cause(error: BaseException) -> BaseException:
+    """Follow the chain of causes."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
     return error
 

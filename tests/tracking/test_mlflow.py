@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -370,3 +371,23 @@ def test_a_locked_database_is_told_in_one_line(handle, results_root, caplog, cap
     tracker.close()
     client = MlflowClient(handle.uri)
     assert [point.step for point in client.get_metric_history(handle.run_id, "reconstruction/loss")] == [1]
+
+
+def test_an_interruption_leaves_no_transaction_open(handle, monkeypatch):
+    tracker = MlflowTracker(handle)
+    log_batch, interrupted = tracker._client.log_batch, threading.Event()
+
+    def interrupted_amid(*args, **named):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        assert interrupted.wait(10)
+        log_batch(*args, **named)
+
+    monkeypatch.setattr(tracker._client, "log_batch", interrupted_amid)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log_metrics({"loss": 0.5}, step=1)
+    interrupted.set()
+    end_run(handle, status="KILLED")  # waits for the write that was under way
+    assert history(handle, "loss") == [(1, 0.5)]
+    assert run_status(handle) == "KILLED"
+    tracker.close()
+    assert history(handle, "loss") == [(1, 0.5)]
