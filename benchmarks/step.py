@@ -4,14 +4,26 @@
     python benchmarks/step.py --size base --batch 64 --precision bf16 --device cuda [--compile]
 
 Equal shapes, masks, threads and precision; forward, backward and AdamW. Contenders take turns, so that a machine that
-changes its speed changes it for all. transformers is given normalised float clips, whose making is not counted; ours
-takes uint8 clips as they are decoded. FLOPs are counted by ``tats_ray.nn.cost``.
+changes its speed changes it for all; a ratio is the median of the rounds' ratios to ours with tubes. ``--clock cpu``
+counts the processor time of all threads instead of the wall's: on a machine that others use too, with --threads 1, it
+is the steadier figure. transformers is given normalised float clips, whose making is not counted; ours takes uint8
+clips as they are decoded. FLOPs are counted by ``tats_ray.nn.cost``.
+
+Peak memory is that of three steps in a fresh process, weights, optimiser and clips included: torch's allocations on a
+GPU, on a CPU the growth of the process's resident set, which holds freed memory too.
 """
 
 import argparse
+import json
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -28,6 +40,7 @@ from tats_ray.methods.build import MaskingConfig, ModelConfig, VisibleConfig, bu
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig
 from tats_ray.rl.ppo import PPOConfig
+from tats_ray.tracking.provenance import provenance_tags
 from tats_ray.training.context import LocalContext
 from tats_ray.training.optim import OptimConfig, constant_trainable, cosine_trainable
 from tats_ray.training.stepper import GradientStepper
@@ -35,10 +48,19 @@ from tats_ray.training.stepper import GradientStepper
 Step = Callable[[int], None]
 FRAMES, PIXELS, TUBELET, PATCH, RATIO = 16, 224, 2, 16, 0.9
 GRID = TokenGrid.of(num_frames=FRAMES, crop_size=PIXELS, tubelet_size=TUBELET, patch_size=PATCH)
+RULES: dict[str, VisibleConfig] = {
+    "ours, tube": TubeConfig(),
+    "ours, adamae": AdaMAEConfig(),
+    # The policy is on from the first rollout; one rollout a step, so that every step carries its share of the updates.
+    "ours, tats": TATSConfig(
+        switch=SwitchConfig(critic_by=0, policy_by=0), ppo=PPOConfig(rollout_steps=1, target_kl=10)
+    ),
+}
+THEIRS = "transformers, tube"
 
 
 def main() -> None:
-    """Parse, time, print a table."""
+    """Parse, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "small", "base", "large"), default="small")
     parser.add_argument("--batch", type=int, default=2)
@@ -47,23 +69,51 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--only", nargs="*", help="contenders to run beside the first (default: all)")
+    parser.add_argument("--record", type=Path, help="append one JSON line a contender to this file")
     options = parser.parse_args()
+    names = [name for name in (*RULES, THEIRS) if not options.only or name in ("ours, tube", *options.only)]
+    # A process each, before this one holds anything on the device.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        memory = dict(zip(names, pool.map(partial(peak_gib, options=options), names), strict=True))
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    model = ModelConfig(encoder=EncoderConfig.of_size(options.size), decoder=DecoderConfig.of_size(options.size))
-    video = torch.randint(0, 256, (options.batch, FRAMES, PIXELS, PIXELS, 3), dtype=torch.uint8).to(device)
-    # The policy is on from the first rollout; one rollout a step, so that every step carries its share of the updates.
-    tats = TATSConfig(switch=SwitchConfig(critic_by=0, policy_by=0), ppo=PPOConfig(rollout_steps=1, target_kl=10))
-    rules: dict[str, VisibleConfig] = {"ours, tube": TubeConfig(), "ours, adamae": AdaMAEConfig(), "ours, tats": tats}
-    contenders: dict[str, tuple[Step, float]] = {}
-    for name, rule in rules.items():
-        flops = sum(training_flops(model, MaskingConfig(mask_ratio=RATIO, visible=rule), grid=GRID).values())
-        contenders[name] = (our_step(model, rule, video, options), flops * options.batch)
-    contenders["transformers, tube"] = (their_step(model, video, options), contenders["ours, tube"][1])
-    if options.only is not None:
-        contenders = {name: it for name, it in contenders.items() if name == "ours, tube" or name in options.only}
-    report(contenders, options, device)
+    seconds = in_turns({name: contender(name, options) for name in names}, options)
+    report(seconds, memory, options)
+
+
+def contender(name: str, options: argparse.Namespace) -> Step:
+    """Return a function that trains one step of this contender."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch, FRAMES, PIXELS, PIXELS, 3)
+    video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(options.device)
+    if name == THEIRS:
+        return their_step(model_of(options), video, options)
+    return our_step(model_of(options), RULES[name], video, options)
+
+
+def model_of(options: argparse.Namespace) -> ModelConfig:
+    """The shape that both sides are built to."""
+    return ModelConfig(encoder=EncoderConfig.of_size(options.size), decoder=DecoderConfig.of_size(options.size))
+
+
+def step_flops(name: str, options: argparse.Namespace) -> float:
+    """Counted FLOPs of a step; transformers' are put equal to ours, though it does more."""
+    masking = MaskingConfig(mask_ratio=RATIO, visible=RULES.get(name, TubeConfig()))
+    return options.batch * sum(training_flops(model_of(options), masking, grid=GRID).values())
+
+
+def peak_gib(name: str, *, options: argparse.Namespace) -> float:
+    """Return the peak memory of a few steps; to be called in a fresh process."""
+    torch.set_num_threads(options.threads)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = contender(name, options)
+    for number in range(3):
+        step(number)
+    if torch.device(options.device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20  # Linux counts in KiB
 
 
 def our_step(model: ModelConfig, rule: VisibleConfig, video: torch.Tensor, options: argparse.Namespace) -> Step:
@@ -122,39 +172,51 @@ def their_step(model: ModelConfig, video: torch.Tensor, options: argparse.Namesp
     return step
 
 
-def report(contenders: dict[str, tuple[Step, float]], options: argparse.Namespace, device: torch.device) -> None:
-    """Time all contenders in turns; print medians, spread and ratios to the first."""
+def in_turns(contenders: dict[str, Step], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Time all contenders in turns; seconds of each round."""
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    memory: dict[str, float] = {}
     for number in range(options.rounds + 2):
-        for name, (step, _) in contenders.items():
-            if device.type == "cuda":
+        for name, step in contenders.items():
+            if torch.device(options.device).type == "cuda":
                 torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-            began = time.perf_counter()
+            began = clock()
             step(number)
-            if device.type == "cuda":
+            if torch.device(options.device).type == "cuda":
                 torch.cuda.synchronize()
-                memory[name] = torch.cuda.max_memory_allocated() / 2**30
             if number >= 2:  # the first two warm caches, allocators and compilers up
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def report(seconds: dict[str, list[float]], memory: dict[str, float], options: argparse.Namespace) -> None:
+    """Print medians, spread and ratios to the first; append them to the record."""
     print(
         f"ViT-{options.size}, {FRAMES} x {PIXELS}^2, ratio {RATIO}, batch {options.batch}, {options.precision}, "
-        f"{'compiled' if options.compile else 'eager'}, {device}, {options.threads} threads, torch {torch.__version__}"
+        f"{'compiled' if options.compile else 'eager'}, {options.device}, {options.threads} threads, "
+        f"{options.clock} clock, torch {torch.__version__}"
     )
-    columns = ("s a step (min to max)", 26), ("clips/s", 9), ("time", 7), ("FLOPs", 7), ("GFLOP/s", 8), ("GiB", 6)
+    columns = ("s a step (min to max)", 26), ("clips/s", 9), ("time (min to max)", 20), ("FLOPs", 7), ("GiB", 6)
     print(f"{'contender':<20}", *(f"{title:>{width}}" for title, width in columns))
-    first, (_, first_flops) = next(iter(contenders.items()))
-    for name, (_, flops) in contenders.items():
-        taken = seconds[name]
-        ratio = statistics.median(mine / base for mine, base in zip(taken, seconds[first], strict=True))
-        median = statistics.median(taken)
+    first = next(iter(seconds))
+    for name, taken in seconds.items():
+        ratios = [mine / base for mine, base in zip(taken, seconds[first], strict=True)]
+        ratio, median = statistics.median(ratios), statistics.median(taken)
+        flops = step_flops(name, options) / step_flops(first, options)
         spread = f"{median:.3f} ({min(taken):.3f} to {max(taken):.3f})"
-        peak = f"{memory[name]:.2f}" if name in memory else "-"
+        against = f"{ratio:.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
         print(
-            f"{name:<20} {spread:>26} {options.batch / median:>9.2f} {ratio:>6.2f}x {flops / first_flops:>6.2f}x "
-            f"{flops / median / 1e9:>8.0f} {peak:>6}"
+            f"{name:<20} {spread:>26} {options.batch / median:>9.2f} {against:>20} {flops:>6.2f}x {memory[name]:>6.2f}"
         )
+        if options.record is not None:
+            line = {
+                "contender": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": taken,
+                "time_ratio": ratio, "flops_ratio": flops, "peak_gib": memory[name],
+                **{key: str(value) for key, value in vars(options).items() if key not in ("record", "only")},
+                **provenance_tags(),
+            }  # fmt: skip
+            with options.record.open("a") as record:
+                record.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,14 @@ def training_flops(macs: int) -> int:
     return 3 * forward_flops(macs)
 
 
-def block_macs(num_tokens: int, *, dim: int, mlp_ratio: float = 4.0) -> int:
-    """One transformer block: qkv 3, projection 1, MLP 2 x mlp_ratio, each tokens x dim^2; scores and values."""
-    return num_tokens * dim * (4 * dim + 2 * int(dim * mlp_ratio)) + 2 * num_tokens**2 * dim
+def block_macs(num_tokens: int, *, dim: int, mlp_ratio: float = 4.0, context: int = 0) -> int:
+    """One transformer block: qkv 3, projection 1, MLP 2 x mlp_ratio, each tokens x dim^2; scores and values.
+
+    Of ``context`` tokens only keys and values are used; their queries are made with the others and dropped.
+    """
+    wanted = num_tokens - context
+    scores = 2 * wanted * num_tokens * dim
+    return num_tokens * 3 * dim * dim + scores + wanted * dim * (dim + 2 * int(dim * mlp_ratio))
 
 
 def autoencoder_macs(
@@ -58,7 +63,7 @@ def autoencoder_macs(
         embed=visible * patch_pixels * encoder.embed_dim,
         encoder=_stack_macs(encoder, num_tokens=visible),
         bridge=visible * encoder.embed_dim * decoder.embed_dim,
-        decoder=_stack_macs(decoder, num_tokens=visible + target),
+        decoder=_stack_macs(decoder, num_tokens=visible + target, context=visible),
         head=target * decoder.embed_dim * patch_pixels,
     )
 
@@ -79,5 +84,8 @@ def trajectory_block_macs(num_tokens: int, *, time: int, dim: int, num_heads: in
     return maps + spatial + temporal + 2 * num_tokens * dim * int(dim * mlp_ratio)
 
 
-def _stack_macs(config: StackConfig, *, num_tokens: int) -> int:
-    return config.depth * block_macs(num_tokens, dim=config.embed_dim, mlp_ratio=config.mlp_ratio)
+def _stack_macs(config: StackConfig, *, num_tokens: int, context: int = 0) -> int:
+    dim, mlp_ratio = config.embed_dim, config.mlp_ratio
+    block = block_macs(num_tokens, dim=dim, mlp_ratio=mlp_ratio)
+    last = block_macs(num_tokens, dim=dim, mlp_ratio=mlp_ratio, context=context)
+    return (config.depth - 1) * block + last

@@ -88,6 +88,5 @@ class MaskedDecoder(nn.Module):
         """
         known = self.bridge(visible) + self.positions[visible_idx]
         asked = self.mask_token + self.positions[target_idx]
-        tokens = self.stack(torch.cat([known, asked], dim=1))
-        # Norm and head act on each token alone: only the targets need them.
-        return self.head(self.norm(tokens[:, visible_idx.shape[1] :]))
+        tokens = self.stack(torch.cat([known, asked], dim=1), context=visible_idx.shape[1])
+        return self.head(self.norm(tokens))

@@ -5,6 +5,7 @@ learned linear map. Targets follow VideoMAE (Tong et al. 2022, arXiv 2203.12602)
 mean and standard deviation, channel by channel.
 """
 
+import math
 from dataclasses import astuple
 
 import torch
@@ -17,6 +18,7 @@ from tats_ray.geometry import TokenGrid
 
 _STD_EPS = 255e-6  # in levels of 0..255; VideoMAE's 1e-6 on pixels in [0, 1]
 _MID_LEVEL = 128
+_RUN = 16  # pixels
 
 
 def patchify(video: Tensor, grid: TokenGrid) -> Tensor:
@@ -99,8 +101,8 @@ def normalized_patches(patches: Tensor, *, channels: int = 3) -> Tensor:
     Note:
         1e-6 is added to the standard deviation of pixels in [0, 1], so a patch of one colour gives zeros.
     """
-    centred, _, std = _statistics(patches, channels=channels)
-    return (centred / std).flatten(-2)
+    normalized, _, _ = _standardize(patches, channels=channels)
+    return normalized
 
 
 def denormalize(prediction: Tensor, patches: Tensor, *, channels: int = 3) -> Tensor:
@@ -114,7 +116,7 @@ def denormalize(prediction: Tensor, patches: Tensor, *, channels: int = 3) -> Te
     Returns:
         float32 in [0, 1], ``[batch, target, pixels]``; a prediction that overshoots is clamped.
     """
-    _, mean, std = _statistics(patches, channels=channels)
+    _, mean, std = _standardize(patches, channels=channels)
     levels = prediction.float().unflatten(-1, (-1, channels)) * std + mean
     return (levels / 255).flatten(-2).clamp(0.0, 1.0)
 
@@ -179,15 +181,22 @@ class TubeletEmbed(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         # A sum of products, since autocast would round the operands of a matrix product.
         bias = self.bias + (self.weight * self.shift).sum(-1)
-        return F.linear(patches.to(dtype).sub_(_MID_LEVEL), (self.weight * self.scale).to(dtype), bias.to(dtype))
+        # Flipping the highest bit subtracts 128 where a pixel is still one byte.
+        centred = (patches ^ _MID_LEVEL).view(torch.int8).to(dtype)
+        return F.linear(centred, (self.weight * self.scale).to(dtype), bias.to(dtype))
 
 
-def _statistics(patches: Tensor, *, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return levels less their mean, that mean, and the guarded deviation; channels on an axis of their own."""
-    levels = patches.float().unflatten(-1, (-1, channels))
+def _standardize(patches: Tensor, *, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normalised pixels, and the mean and guarded deviation in levels, ``[..., 1, channels]``."""
+    flat = patches.to(torch.float32, copy=True)  # overwritten below: each pass over the pixels costs a trip to memory
+    levels = flat.unflatten(-1, (-1, channels))
     count = levels.shape[-2]
+    # An axis of three channels is too short for vector instructions, so several pixels share a row of the statistics.
+    run = math.gcd(count, _RUN)
+    rows = flat.unflatten(-1, (-1, run * channels))
     # Sums of levels are exact integers in float32, so a patch of one colour has exactly that colour as its mean.
     mean = levels.sum(-2, keepdim=True) / count
-    centred = levels - mean
-    std = (centred.square().sum(-2, keepdim=True) / (count - 1)).sqrt()
-    return centred, mean, std + _STD_EPS
+    rows -= mean.repeat_interleave(run, dim=-2).flatten(-2).unsqueeze(-2)
+    std = (levels.square().sum(-2, keepdim=True) / (count - 1)).sqrt() + _STD_EPS
+    rows /= std.repeat_interleave(run, dim=-2).flatten(-2).unsqueeze(-2)
+    return flat, mean, std

@@ -9,7 +9,6 @@ Patrick et al. 2021, "Keeping Your Eye on the Ball" (Motionformer, arXiv 2106.05
 """
 
 import torch
-from einops import rearrange
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,23 +65,26 @@ class TrajectoryAttention(nn.Module):
         """
         if x.shape[1] != grid.num_tokens:
             raise ValueError(f"x must hold the {grid.num_tokens} tokens of {grid}, got {x.shape[1]}")
-        path = self._paths(x, grid)
-        # Where a path crosses the query's own frame: the diagonal of (the query's frame t, the path's frame u).
-        own = rearrange(path, "b (t s) u d -> b t s u d", t=grid.time).diagonal(dim1=1, dim2=3)
-        query = self.scale * self.path_query(rearrange(own, "b s d t -> b (t s) d"))
+        paths = self._paths(x, grid)
+        # Where a path crosses the query's own frame.
+        own = torch.cat([path.chunk(grid.time, dim=1)[t] for t, path in enumerate(paths)], dim=1)
+        query = self.scale * self.path_query(own)
         probe = torch.einsum("bnhe,hed->bnhd", query.unflatten(-1, (self.num_heads, -1)), self._of_heads(self.path_key))
-        weight = (probe @ path.mT).softmax(dim=-1)  # [batch, tokens, heads, time]
+        path = torch.stack(paths, dim=2)  # [batch, tokens, time, dim]
+        # Path times probe, not probe times path: the gradient of the path then comes in the path's own layout.
+        weight = (path @ probe.mT).softmax(dim=-2).mT  # [batch, tokens, heads, time]
         value = torch.einsum("bnhd,hed->bnhe", weight @ path, self._of_heads(self.path_value))
         return self.proj(value.flatten(-2) + self.path_value.bias)
 
-    def _paths(self, x: Tensor, grid: TokenGrid) -> Tensor:
-        """Return the paths of step 1, heads side by side, ``[batch, tokens, time, dim]``."""
-        query, key, value = rearrange(self.qkv(x), "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
-        frames = zip(key.split(grid.slot_tokens, dim=2), value.split(grid.slot_tokens, dim=2), strict=True)
+    def _paths(self, x: Tensor, grid: TokenGrid) -> list[Tensor]:
+        """Return the paths of step 1 at each frame, heads side by side, ``[batch, tokens, dim]``."""
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
+        query = query.transpose(1, 2)
+        frames = (part.unflatten(1, (grid.time, -1)).transpose(2, 3).unbind(1) for part in (key, value))
         # One call a frame. All frames in one call would copy the queries once a frame: a stride of zero over frames
         # cannot be merged into the batch.
-        paths = [F.scaled_dot_product_attention(query, key_t, value_t) for key_t, value_t in frames]
-        return torch.stack([rearrange(path, "b h n e -> b n (h e)") for path in paths], dim=2)
+        paths = [F.scaled_dot_product_attention(query, *frame) for frame in zip(*frames, strict=True)]
+        return [path.transpose(1, 2).flatten(2) for path in paths]
 
     def _of_heads(self, linear: nn.Linear) -> Tensor:
         """Return the rows of a map that make each head's share of its output, ``[heads, head_dim, dim]``."""

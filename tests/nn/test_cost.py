@@ -68,11 +68,13 @@ def test_vit_b_on_16_frames_at_90_per_cent() -> None:
     """The figures that the field quotes, in billions of multiply-adds."""
     macs = autoencoder_macs(EncoderConfig(), DecoderConfig(), visible=157, target=1411, patch_pixels=1536)
     assert macs.encoder / GIGA == pytest.approx(13.8, rel=0.02)
-    assert macs.decoder / GIGA == pytest.approx(18.7, rel=0.02)
+    # 18.7 when the last block serves the visible tokens too, which nobody reads.
+    assert macs.decoder / GIGA == pytest.approx(18.7 - 0.43, rel=0.005)
+    assert 4 * block_macs(1568, dim=384) / GIGA == pytest.approx(18.7, rel=0.005)
     assert macs.head / GIGA == pytest.approx(0.8, rel=0.05)  # quoted with one digit: 0.83
     # 1.85 when all 1,568 tokens are projected; here only the visible ones are.
     assert macs.embed / GIGA == pytest.approx(1.85 * 157 / 1568, rel=0.02)
-    assert training_flops(macs.total) / GIGA == pytest.approx(211 - 6 * 1.85 * (1 - 157 / 1568), rel=0.02)
+    assert training_flops(macs.total) / GIGA == pytest.approx(211 - 6 * (1.85 * (1 - 157 / 1568) + 0.43), rel=0.01)
 
 
 def test_vit_b_on_all_tokens_of_16_frames() -> None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from timm.layers.drop import DropPath
 from torch import nn
 
 from tats_ray.nn.blocks import init_weights
@@ -68,7 +69,7 @@ def test_checkpointing_changes_no_number() -> None:
 
 def test_drop_path_rises_linearly_and_is_off_in_evaluation() -> None:
     model = encoder(depth=3, drop_path_rate=0.4)
-    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.stack.blocks]
+    rates = [layer.drop_prob for layer in model.modules() if isinstance(layer, DropPath)]
     assert rates == pytest.approx([0.0, 0.2, 0.4])
     assert torch.equal(model.eval()(patches(), IDX), model(patches(), IDX))
 

@@ -67,6 +67,27 @@ def test_normalized_patches_treat_channels_apart_and_stay_in_pixel_order() -> No
     assert torch.equal(normalized.argmax(2), patches.reshape(2, 24, 32, 3).float().argmax(2))
 
 
+@pytest.mark.parametrize("count", [512, 392, 32, 9])  # pixels that 16, 8, 16 and no more than 1 at a time divide
+def test_normalized_patches_are_the_plain_ones_to_the_bit(count: int) -> None:
+    patches = torch.randint(0, 256, (2, 4, count * 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    levels = patches.float().unflatten(-1, (-1, 3))
+    centred = levels - levels.sum(-2, keepdim=True) / count
+    deviation = (centred.square().sum(-2, keepdim=True) / (count - 1)).sqrt() + 255e-6
+    for given in (patches, patches.float()):
+        before = given.clone()
+        assert torch.equal(normalized_patches(given), (centred / deviation).flatten(-2))
+        assert torch.equal(given, before)
+
+
+def test_all_levels_are_centred_at_128() -> None:
+    embed = TubeletEmbed(3, 1)
+    torch.nn.init.zeros_(embed.bias)
+    levels = torch.arange(256, dtype=torch.uint8)[None, :, None].repeat(1, 1, 3)
+    mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    expected = ((levels / 255 - mean) / std) @ embed.weight[0]
+    assert torch.allclose(embed(levels).squeeze(-1), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [512, 392])  # 2 x 16 x 16 and 2 x 14 x 14: a power of two and not
 def test_a_patch_of_one_colour_gives_zeros(count: int) -> None:
     patches = torch.tensor([3, 101, 254], dtype=torch.uint8).repeat(1, 1, count)
