@@ -81,7 +81,7 @@ def main() -> None:
 def make_manifest(folder: Path) -> Path:
     """Make and index videos."""
     make_videos(folder / "videos", MADE)
-    return index_videos(folder / "videos", out=folder / "videos.parquet").manifest_path
+    return Path(index_videos(folder / "videos", out=folder / "videos.parquet").manifest_path)
 
 
 def compare(manifest: Manifest, spec: ShareSpec, options: argparse.Namespace, folder: Path) -> None:
@@ -129,7 +129,7 @@ def ratio(mine: list[float], theirs: list[float]) -> str:
 
 
 def timed(shares: Iterable[StepShare]) -> Rate:
-    """Take all shares as fast as they come; a loader's first third is left to fill its buffers and start its workers."""
+    """Take all shares as fast as they come; the first third fills buffers and starts workers."""
     began = time.perf_counter()
     done = [(time.perf_counter() - began, sum(len(batch) for batch in share.batches)) for share in shares]
     start = len(done) // 3

@@ -1,25 +1,42 @@
 """Make a manifest: probe every video of a source in parallel with Ray Data, and list apart those that do not decode."""
 
 import csv
+import fcntl
+import io
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import TaskPoolStrategy
 from rich.console import Console
 from rich.progress import Progress
 
 from tats_ray.cluster.runtime import start_ray
+from tats_ray.data.guard import GuardConfig, GuardedDecoder
+from tats_ray.data.layout import check_apart, transcode_targets
 from tats_ray.data.listing import list_sources
 from tats_ray.data.manifest import SCHEMA, Manifest, ManifestError, VideoRecord
-from tats_ray.data.probe import probe_record
+from tats_ray.data.places import is_folder, is_uri, parent, settled, write_bytes
+from tats_ray.data.probe import probe_record, verify
 from tats_ray.data.source import DecodeError, VideoSource
+from tats_ray.data.transcode import TranscodeSettings, partial_path, transcode
+from tats_ray.data.windows import check_window, windows
 
-VIDEOS_PER_BLOCK = 16  # a probe takes milliseconds to tens of them, the scheduling of a block about ten
+Depth = Literal["quick", "every frame"]
+
+MOST_PER_BLOCK = 16  # a probe takes milliseconds to tens of them, the scheduling of a block about ten
+BLOCKS_PER_CPU = 4  # at least, so that no CPU is left alone with many long videos at the end
+
+PATIENCE_SECONDS = 600.0  # until a video counts as hanging: a quick probe may read all of it over a slow network,
+PIXELS_PER_SECOND = 4e6  # and the slowest core decodes and encodes so much
 
 SOURCE_SCHEMA = pa.schema(
     [
@@ -29,97 +46,212 @@ SOURCE_SCHEMA = pa.schema(
         ("num_bytes", pa.int64()),
         ("fps", pa.float64()),
         ("label", pa.int64()),
+        ("target", pa.string()),
     ]
 )
-PROBED_SCHEMA = pa.schema([field.with_nullable(True) for field in SCHEMA] + [pa.field("reason", pa.string())])
+PROBED_SCHEMA = pa.schema([column.with_nullable(True) for column in SCHEMA] + [pa.field("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class Transcoding:
+    """That a manifest is to name transcodes, and which."""
+
+    folder: str | os.PathLike[str]
+    """Where they are written, laid out as the sources are; all nodes of a cluster must see it."""
+    settings: TranscodeSettings = field(default_factory=TranscodeSettings)
+    """How they are written."""
 
 
 @dataclass(frozen=True)
 class IndexReport:
     """What indexing found and where it is written."""
 
-    manifest_path: Path
-    """The manifest, Parquet."""
-    rejected_path: Path
-    """The files that do not decode, CSV with the columns path and reason."""
+    manifest_path: str
+    """The manifest, Parquet; a path or a URI."""
+    rejected_path: str
+    """The files that do not decode, CSV with the columns path and reason; a path or a URI."""
     manifest: Manifest
-    """The videos that decode, in the order of the source."""
+    """The videos that decode, or their windows, in the order of the source."""
     rejected: Sequence[tuple[str, str]]
     """(path, reason) of the others."""
+    num_videos: int
+    """Videos that decode."""
+    num_repeated: int
+    """Videos among them whose bytes are those of one before."""
 
 
 def index_videos(
-    source: str | os.PathLike[str], *, out: str | os.PathLike[str], workers: int | None = None
+    source: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    workers: int | None = None,
+    fps: float | None = None,
+    window: float | None = None,
+    depth: Depth = "quick",
+    transcoding: Transcoding | None = None,
 ) -> IndexReport:
-    """Probe the videos of a folder, list or table; write the manifest and, beside it, the table of rejected files.
+    """Probe the videos of a source; write the manifest and, beside it, the table of rejected files.
 
     Args:
         source: What ``list_sources`` reads.
-        out: The Parquet file to write; rejected files go to ``<stem>.rejected.csv`` beside it.
-        workers: Most probes at once; as many as Ray has CPUs by default.
+        out: The Parquet file to write, a path or a URI; rejected files go to ``<stem>.rejected.csv`` beside it.
+        workers: Most videos at once; as many as Ray has CPUs by default.
+        fps: Frames per second of folders of frames.
+        window: Cut videos into windows of so many seconds, each a row of its own.
+        depth: ``quick`` reads every file and decodes its first frame; ``every frame`` decodes all, and refuses damaged
+            ones.
+        transcoding: Write the videos anew, and have the manifest name what was written. What is there already, of the
+            same bytes and settings, is kept.
 
     Raises:
         ManifestError: The source is missing, empty or broken (found out before Ray starts), or no video decodes (then
             no manifest is written).
-        ValueError: ``workers`` is not positive.
+        ValueError: An argument breaks a rule.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    out = Path(os.path.abspath(out))
-    if out.is_dir():
-        raise ValueError(f"out must be a file, such as {out / 'manifest.parquet'}; {out} is a folder")
-    sources = list_sources(source)
-    start_ray()
+    if window is not None:
+        check_window(window)
+    out = settled(out)
+    if not is_uri(out) and os.path.isdir(out):
+        raise ValueError(f"out must be a file, such as {os.path.join(out, 'manifest.parquet')}; {out} is a folder")
+    sources = list_sources(source, fps=fps)
+    targets = _targets([video for video, _ in sources], settled(source), transcoding)
     records: list[VideoRecord] = []
     rejected: list[tuple[str, str]] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("probing", total=len(sources))
-        for row in _probed(sources, workers=workers):
-            reason = row.pop("reason")
-            if reason is None:
-                records.append(VideoRecord(**row))
-            else:
-                rejected.append((row["path"], reason))
-            progress.advance(task)
-    rejected_path = out.with_suffix(".rejected.csv")
+    with nullcontext() if transcoding is None else _alone(Path(transcoding.folder)):
+        start_ray()
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("probing" if transcoding is None else "transcoding", total=len(sources))
+            for row in _probed(sources, targets, workers=workers, depth=depth, transcoding=transcoding):
+                reason = row.pop("reason")
+                if reason is None:
+                    records.append(VideoRecord(**row))
+                else:
+                    rejected.append((row["path"], reason))
+                progress.advance(task)
+    rejected_path = os.path.splitext(out)[0] + ".rejected.csv"
     _write_rejected(rejected_path, rejected)
     if not records:
         path, reason = rejected[0]
         raise ManifestError(
             f"none of {len(rejected)} files decodes, see {rejected_path}; the first is {path}: {reason}"
         )
-    manifest = Manifest.of(records)
+    manifest = Manifest.of(records if window is None else (row for video in records for row in windows(video, window)))
     manifest.write(out)
-    return IndexReport(out, rejected_path, manifest, rejected)
+    num_repeated = len(records) - len({record.content or record.id for record in records})
+    return IndexReport(out, rejected_path, manifest, rejected, len(records), num_repeated)
 
 
-def probe_rows(table: pa.Table) -> pa.Table:
-    """Probe the videos of a table of path and label; a file that does not decode becomes a row with a reason."""
-    return pa.Table.from_pylist([_probe_row(**row) for row in table.to_pylist()], schema=PROBED_SCHEMA)
+def probe_rows(table: pa.Table, *, depth: Depth = "quick", settings: TranscodeSettings | None = None) -> pa.Table:
+    """Probe, and perhaps transcode, the videos of a table; one that does not decode becomes a row with a reason."""
+    rows = [_probe_row(row, depth=depth, settings=settings) for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=PROBED_SCHEMA)
 
 
-def _probe_row(label: int | None, **source: Any) -> dict[str, object]:
+def _probe_row(row: dict[str, Any], *, depth: Depth, settings: TranscodeSettings | None) -> dict[str, object]:
+    label, target = row.pop("label"), row.pop("target")
+    source = VideoSource(**row)
     try:
-        return asdict(probe_record(VideoSource(**source), label=label))
+        record = _guard(PATIENCE_SECONDS).call(probe_record, source, label=label)
+        if depth == "every frame":
+            record = _guard(_patience(record)).call(probe_record, source, label=label, measure=verify)
+        if target is not None:
+            assert settings is not None
+            record = _transcoded(record, Path(target), settings)
+        return asdict(record)
     except DecodeError as error:  # returned, not raised: an exception would end the whole index
         return {"path": error.path, "reason": error.reason}
 
 
-def _probed(sources: Sequence[tuple[VideoSource, int | None]], *, workers: int | None) -> Iterator[dict]:
+def _transcoded(record: VideoRecord, target: Path, settings: TranscodeSettings) -> VideoRecord:
+    assert record.content is not None
+    size = (record.width, record.height)
+    try:
+        _guard(_patience(record)).call(
+            transcode, record.source, frame_size=size, content=record.content, target=target, settings=settings
+        )
+    finally:
+        partial_path(target).unlink(missing_ok=True)  # of a child that was killed
+    small = _guard(PATIENCE_SECONDS).call(probe_record, VideoSource(str(target)), label=record.label)
+    return replace(small, content=record.content)
+
+
+@lru_cache(maxsize=8)
+def _guard(seconds: float) -> GuardedDecoder:
+    """Return the decoder of this process that waits so long; its child serves one video after another."""
+    return GuardedDecoder(GuardConfig(decode_seconds=seconds))
+
+
+def _patience(record: VideoRecord) -> float:
+    """Return how long all frames of a video may take, in steps of two, so that few guards serve all videos."""
+    seconds = record.num_frames * record.width * record.height / PIXELS_PER_SECOND
+    return PATIENCE_SECONDS * 2 ** math.ceil(math.log2(max(1, seconds / PATIENCE_SECONDS)))
+
+
+def _targets(sources: Sequence[VideoSource], source: str, transcoding: Transcoding | None) -> Sequence[str | None]:
+    """Return the file that each video is transcoded to, and make its folder."""
+    if transcoding is None:
+        return [None] * len(sources)
+    if is_uri(os.fspath(transcoding.folder)):
+        raise ValueError(f"transcodes go to a folder that all nodes see, not to a URI, got {transcoding.folder}")
+    folder = Path(os.path.abspath(transcoding.folder))
+    if is_folder(source):
+        check_apart(folder, source=source)
+    root = source if is_folder(source) else parent(source)
+    targets = transcode_targets(sources, root=root, folder=folder)
+    for inner in {target.parent for target in targets}:
+        inner.mkdir(parents=True, exist_ok=True)
+    return [str(target) for target in targets]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others from transcoding into a folder at the same time.
+
+    Raises:
+        ValueError: Somebody does.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process transcodes into {folder}; wait for it, or name another folder") from None
+        yield
+
+
+def _probed(
+    sources: Sequence[tuple[VideoSource, int | None]],
+    targets: Sequence[str | None],
+    *,
+    workers: int | None,
+    depth: Depth,
+    transcoding: Transcoding | None,
+) -> Iterator[dict]:
     """Yield the probed rows in the order of the sources, as blocks are done."""
-    rows = [{**asdict(source), "label": label} for source, label in sources]
+    rows = [
+        {**asdict(source), "label": label, "target": target}
+        for (source, label), target in zip(sources, targets, strict=True)
+    ]
     table = pa.Table.from_pylist(rows, schema=SOURCE_SCHEMA)
+    cpus = workers or int(ray.cluster_resources().get("CPU", 1))
+    per_block = max(1, min(MOST_PER_BLOCK, len(table) // (BLOCKS_PER_CPU * cpus)))
     # Cut by hand: Ray would make one task of a small table.
-    blocks = [table.slice(start, VIDEOS_PER_BLOCK) for start in range(0, len(table), VIDEOS_PER_BLOCK)]
+    blocks = [table.slice(start, per_block) for start in range(0, len(table), per_block)]
     dataset = ray.data.from_arrow(blocks).map_batches(
-        probe_rows, batch_size=None, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy(workers)
+        cast("Any", probe_rows),  # Ray's type of a function leaves no room for keyword arguments
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=TaskPoolStrategy(workers),
+        fn_kwargs={"depth": depth, "settings": None if transcoding is None else transcoding.settings},
     )
     dataset.context.execution_options.preserve_order = True  # the manifest's hash must not depend on timing
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from cast(pa.Table, batch).to_pylist()
 
 
-def _write_rejected(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "reason"), *rejected])
+def _write_rejected(place: str, rejected: Sequence[tuple[str, str]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("path", "reason"), *rejected])
+    write_bytes(place, text.getvalue().encode())

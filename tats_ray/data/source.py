@@ -33,11 +33,18 @@ class VideoSource:
     member: str | None = None
     """Name of the video within its tar shard."""
     offset: int | None = None
-    """First byte of the video within its tar shard."""
+    """First byte of the video within its tar shard; given together with ``num_bytes``."""
     num_bytes: int | None = None
     """Bytes of the video within its tar shard."""
     fps: float | None = None
     """Frames per second of a folder of frames; files know their own."""
+
+    def __post_init__(self) -> None:
+        if (self.offset is None) != (self.num_bytes is None):
+            raise ValueError(
+                f"offset and num_bytes must be given together, got offset={self.offset} and "
+                f"num_bytes={self.num_bytes}; leave both out for a video that is a file of its own"
+            )
 
     @property
     def name(self) -> str:

@@ -1,6 +1,8 @@
 """Videos whose every frame shows its own number, so that a test can read which frame it got."""
 
-from collections.abc import Callable, Sequence
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 SIDE = 64
+PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}  # what encoders take; all others take yuv420p
 
 
 def draw_number(number: int) -> np.ndarray:
@@ -34,16 +37,17 @@ def _count_video(
     codec: str = "libx264",
     gop: int = 12,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Write a numbered video; ``ticks`` are presentation times in frames at ``rate``, otherwise 0, 1, 2 ..."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width = stream.height = SIDE
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.gop_size = gop
         stream.codec_context.thread_count = 1
         for number, tick in enumerate(ticks or range(frames)):
-            frame = av.VideoFrame.from_ndarray(draw_number(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(draw_number(number), format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = tick, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -58,3 +62,18 @@ def count_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def read_numbers() -> Callable[[np.ndarray], list[int]]:
     return _read_numbers
+
+
+@pytest.fixture(scope="session")
+def tar_of() -> Callable[[Path, Mapping[str, bytes]], Path]:
+    """Write a tar file of such members."""
+
+    def write(path: Path, members: Mapping[str, bytes]) -> Path:
+        with tarfile.open(path, "w") as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return path
+
+    return write

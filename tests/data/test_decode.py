@@ -1,67 +1,95 @@
 import pickle
-from fractions import Fraction
+import weakref
 
 import av
 import numpy as np
 import pytest
 
-from tats_ray.data import decode
+from tats_ray.data import decode, timeline
 from tats_ray.data.decode import Crop, View, decode_views
 from tats_ray.data.source import DecodeError, VideoSource
 
 WHOLE = Crop(0, 0, 64, 64)
 
 
-def decode_frames(path, *, times, crop, size):
-    """Decode one view of a file whose frames are as large as the crop says, or 64 by 64."""
-    frame_size = (max(64, crop.x + crop.width), max(64, crop.y + crop.height)) if crop.x == 0 else (64, 64)
+def decode_frames(path, *, times, crop, size, frame_size=(64, 64)):
+    """Decode one view."""
     return decode_views(VideoSource(str(path)), [View(tuple(times), crop)], frame_size=frame_size, size=size)[0]
 
 
-NTSC = Fraction(30000, 1001)
 H264 = {"preset": "veryfast", "crf": "18"}
 
-FILES = {
-    "b-frames.mp4": {"options": H264 | {"bf": "3"}},
-    "long-gop.mp4": {"gop": 250, "options": H264 | {"bf": "3"}},
-    "open-gop.mp4": {"options": H264 | {"bf": "3", "x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0"}},
-    "ntsc.mp4": {"rate": NTSC, "options": H264},
-    "milliseconds.mkv": {"rate": NTSC, "options": H264 | {"bf": "2"}},  # the clock cannot count 1001/30000 s
-    "late-start.mkv": {"ticks": range(100, 160), "options": H264},
-    "start-at-1.4s.ts": {"options": H264 | {"bf": "2"}},
-    "mpeg4.avi": {"codec": "mpeg4"},  # one tick of the clock is one frame
-    "mpeg4-b-frames.avi": {"codec": "mpeg4", "options": {"bf": "2"}},  # time stamps of decoding only
-    "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2"}},
-    "mpeg2.mpg": {"codec": "mpeg2video"},
-    "vp9.webm": {"codec": "libvpx-vp9", "gop": 30, "frames": 30, "options": {"cpu-used": "8", "deadline": "realtime"}},
-}
+
+@pytest.mark.parametrize("settings", [{"options": H264 | {"bf": "3"}}, {"codec": "mpeg4"}, {"gop": 250}])
+def test_views_of_one_pass_are_what_each_gives_alone(settings, count_video, tmp_path):
+    source = VideoSource(str(count_video(tmp_path / "video.mp4", **settings)))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        views = [
+            View(
+                tuple(np.sort(rng.uniform(0, 2.6, rng.integers(1, 6))).tolist()),
+                Crop(*rng.integers(0, 20, 2).tolist(), *rng.integers(1, 44, 2).tolist()),
+            )
+            for _ in range(rng.integers(1, 4))
+        ]
+        together = decode_views(source, views, frame_size=(64, 64), size=16)
+        for video, view in zip(together, views, strict=True):
+            assert video.shape == (len(view.times), 16, 16, 3)
+            assert np.array_equal(video, decode_views(source, [view], frame_size=(64, 64), size=16)[0])
 
 
-@pytest.fixture(scope="module", params=FILES)
-def numbered(request, count_video, tmp_path_factory):
-    """A numbered file, its frame rate, and its numbers as read from a decode from beginning to end."""
-    settings = FILES[request.param]
-    path = count_video(tmp_path_factory.mktemp("numbered") / request.param, **settings)
-    return path, settings.get("rate", Fraction(25)), len(settings.get("ticks", range(settings.get("frames", 60))))
+def test_views_share_one_decode(count_video, tmp_path, monkeypatch):
+    path = count_video(tmp_path / "video.mp4", frames=100, options=H264 | {"sc_threshold": "0"})
+    opened, decoded = [], []
+    open_video, presented = timeline.open_video, timeline._presented
+    monkeypatch.setattr(timeline, "open_video", lambda source: opened.append(source) or open_video(source))
+    monkeypatch.setattr(
+        timeline, "_presented", lambda *args: (decoded.append(item.seconds) or item for item in presented(*args))
+    )
+    views = [View((60 / 25, 70 / 25), WHOLE), View((62 / 25, 65 / 25), WHOLE), View((61 / 25, 72 / 25), WHOLE)]
+    decode_views(VideoSource(str(path)), views, frame_size=(64, 64), size=16)
+    assert (len(opened), len(decoded)) == (1, 14)  # from the key frame 60 to 73, the first that is too late
 
 
-def test_time_of_frame_gives_exactly_that_frame(numbered, read_numbers):
-    path, rate, count = numbered
-    with av.open(str(path)) as container:
-        images = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    assert read_numbers(images) == list(range(count))  # the file itself is as intended
-    whole = decode_frames(path, times=[n / float(rate) for n in range(count)], crop=WHOLE, size=64)
-    assert read_numbers(whole) == list(range(count))
-    for start in range(count):
-        wanted = [start, min(start + 5, count - 1), count - 1]
-        video = decode_frames(path, times=[n / float(rate) for n in wanted], crop=WHOLE, size=64)
-        assert np.array_equal(video, whole[wanted])  # nothing is damaged where decoding began in the middle
+def test_frames_that_are_not_shown_are_not_kept(count_video, tmp_path, monkeypatch):
+    path = count_video(tmp_path / "video.mp4", frames=100, gop=250, options=H264)
+    alive, most = weakref.WeakSet(), []
+    presented = timeline._presented
+
+    def watched(*args):
+        for item in presented(*args):
+            handle = Handle()
+            alive.add(handle)
+            most.append(len(alive))
+            yield item._replace(frame=Watched(item.frame, handle))
+
+    monkeypatch.setattr(timeline, "_presented", watched)
+    monkeypatch.setattr(timeline, "_seek", lambda *args, **named: None)
+    scaler = decode.Scaler.__call__
+    monkeypatch.setattr(decode.Scaler, "__call__", lambda self, frame: scaler(self, frame.frame))
+    decode_frames(path, times=[0, 1, 3.9], crop=WHOLE, size=16)
+    assert len(most) >= 98  # all to the frame at 3.9 s and the next
+    assert max(most) <= 4  # the one on display, the one before, the one at hand, and the one being handed over
 
 
-def test_past_the_end_the_last_frame_is_held(numbered, read_numbers):
-    path, rate, count = numbered
-    video = decode_frames(path, times=[(count - 2) / float(rate), 100, 200], crop=WHOLE, size=64)
-    assert read_numbers(video) == [count - 2, count - 1, count - 1]
+class Handle:
+    pass
+
+
+class Watched:
+    """A frame that tells how long it is kept."""
+
+    def __init__(self, frame, handle):
+        self.frame, self.handle = frame, handle
+
+    is_corrupt = False
+    pict_type = 1
+
+
+def test_past_the_end_the_last_frame_is_held(count_video, read_numbers, tmp_path):
+    path = count_video(tmp_path / "video.mp4", options=H264)
+    video = decode_frames(path, times=[58 / 25, 100, 200], crop=WHOLE, size=64)
+    assert read_numbers(video) == [58, 59, 59]
     assert np.array_equal(video[1], video[2])
 
 
@@ -71,31 +99,6 @@ def test_variable_rate_shows_the_frame_on_display(count_video, read_numbers, tmp
     assert read_numbers(decode_frames(path, times=list(wanted), crop=WHOLE, size=64)) == list(wanted.values())
     for time, number in wanted.items():
         assert read_numbers(decode_frames(path, times=[time], crop=WHOLE, size=64)) == [number]
-
-
-def test_one_pass_stops_when_all_are_found(count_video, read_numbers, tmp_path, monkeypatch):
-    path = count_video(tmp_path / "video.mp4", frames=200, options=H264 | {"sc_threshold": "0"})
-    decoded = []
-    stamped = decode._stamped
-    monkeypatch.setattr(
-        decode, "_stamped", lambda *args, **named: (decoded.append(item) or item for item in stamped(*args, **named))
-    )
-    assert read_numbers(decode_frames(path, times=[100 / 25, 104 / 25, 104 / 25], crop=WHOLE, size=64)) == [
-        100,
-        104,
-        104,
-    ]
-    assert len(decoded) <= 10  # from the key frame 96 to 105, the first frame that is too late
-
-
-def test_a_seek_that_lands_late_is_repaired(count_video, read_numbers, tmp_path, monkeypatch):
-    path = count_video(tmp_path / "late.ts", codec="mpeg2video")
-    opened = []
-    open_video = decode.open_video
-    monkeypatch.setattr(decode, "open_video", lambda source: opened.append(source) or open_video(source))
-    for number in range(60):
-        assert read_numbers(decode_frames(path, times=[number / 25], crop=WHOLE, size=64)) == [number]
-    assert len(opened) > 60  # the file needs the repair, so it tests it
 
 
 def test_crop_and_colour(tmp_path):
@@ -111,7 +114,7 @@ def test_crop_and_colour(tmp_path):
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv444p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    whole = decode_frames(tmp_path / "colours.mp4", times=[0], crop=Crop(0, 0, 96, 64), size=32)[0]
+    whole = decode_frames(tmp_path / "colours.mp4", times=[0], crop=Crop(0, 0, 96, 64), size=32, frame_size=(96, 64))[0]
     for corner, colour in {
         (4, 4): (255, 0, 0),
         (4, 28): (0, 255, 0),
@@ -119,7 +122,7 @@ def test_crop_and_colour(tmp_path):
         (28, 28): (255,) * 3,
     }.items():
         assert np.abs(whole[corner].astype(int) - colour).max() <= 6  # conversion to YUV and back rounds twice
-    odd = decode_frames(tmp_path / "colours.mp4", times=[0], crop=Crop(49, 33, 31, 31), size=16)[0]
+    odd = decode_frames(tmp_path / "colours.mp4", times=[0], crop=Crop(49, 33, 31, 31), size=16, frame_size=(96, 64))[0]
     assert odd.min() >= 230  # one pixel beside the edge: white, but for what the encoder lets bleed
 
 

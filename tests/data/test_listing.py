@@ -1,6 +1,10 @@
 import csv
+import io
+import logging
+import os
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +16,12 @@ from tats_ray.data.manifest import ManifestError
 def listed(source: str | Path) -> list[tuple[str, int | None]]:
     """List paths and labels of videos that are files."""
     return [(source.path, label) for source, label in list_sources(source)]
+
+
+def put(folder: str, files: dict[str, bytes]) -> None:
+    """Fill a folder of fsspec's memory."""
+    for name, content in files.items():
+        fsspec.filesystem("memory").pipe_file(f"/{folder}/{name}", content)
 
 
 LISTS = {
@@ -112,3 +122,116 @@ def test_what_csv_writes_is_read(tmp_path):
     with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([(path, label) for label, path in enumerate(paths)])
     assert listed(tmp_path / "list.csv") == [(str(tmp_path / path), label) for label, path in enumerate(paths)]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_folders_of_frames_are_videos(tmp_path):
+    touch(
+        tmp_path,
+        "b/10.jpg",
+        "b/9.JPEG",
+        "a/x/1.png",
+        "a/y/1.png",
+        "mixed/1.png",
+        "mixed/notes.txt",
+        "empty/.hidden.png",
+    )
+    found = list_sources(tmp_path, fps=12.5)
+    assert [(source.path, source.fps, label) for source, label in found] == [
+        (str(tmp_path / name), 12.5, None) for name in ("a/x", "a/y", "b")
+    ]
+    assert [source.path for source, _ in list_sources(tmp_path / "b", fps=5)] == [str(tmp_path / "b")]
+
+
+def test_frames_need_their_rate_and_nothing_else_takes_it(tmp_path):
+    touch(tmp_path, "frames/1.png", "videos/a.mp4")
+    with pytest.raises(ManifestError, match=r"/frames is a folder of frames; say how many frames a second .* --fps"):
+        list_sources(tmp_path / "frames")
+    with pytest.raises(ValueError, match=r"fps=25 is for folders of frames, and .*/videos holds videos"):
+        list_sources(tmp_path / "videos", fps=25)
+    for fps in (0, -3, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="fps must be a positive number of frames a second, got"):
+            list_sources(tmp_path / "frames", fps=fps)
+
+
+def test_videos_come_before_shards_and_frames_and_what_is_left_aside_is_said(tmp_path, caplog):
+    touch(tmp_path, "a.mp4", "videos.tar", "thumbs/1.jpg")
+    with caplog.at_level(logging.WARNING):
+        assert listed(tmp_path) == [(str(tmp_path / "a.mp4"), None)]
+    assert "holds 1 videos, 1 tar shards, 1 folders of images: the 1 videos are taken" in caplog.text
+
+
+def test_lists_name_shards_and_folders_of_frames(tmp_path, tar_of):
+    touch(tmp_path, "frames/1.png")
+    tar_of(tmp_path / "s.tar", {"x.mp4": b"", "y.mp4": b"", "y.cls": b"9"})
+    (tmp_path / "list.txt").write_text("a.mp4 1\ns.tar 5\nframes 2\n")
+    found = list_sources(tmp_path / "list.txt", fps=8)
+    assert [(Path(source.path).name, source.member, source.fps, label) for source, label in found] == [
+        ("a.mp4", None, None, 1),
+        ("s.tar", "x.mp4", None, 5),
+        ("s.tar", "y.mp4", None, 9),
+        ("frames", None, 8, 2),
+    ]
+
+
+def test_folders_behind_a_uri_are_searched_in_the_order_of_local_ones(tmp_path):
+    names = ("b.mp4", "a/2.MKV", "a/1.avi", "a/notes.txt", ".hidden.mp4", ".cache/x.mp4", "a/.deep/y.mp4", "z.mp4")
+    put("searched", dict.fromkeys(names, b"x"))
+    touch(tmp_path, *names)
+    found = [path.removeprefix("memory://searched/") for path, _ in listed("memory://searched/")]
+    assert found == ["b.mp4", "z.mp4", "a/1.avi", "a/2.MKV"]
+    assert found == [os.path.relpath(path, tmp_path) for path, _ in listed(tmp_path)]
+
+
+def test_lists_and_tables_behind_a_uri_count_paths_from_their_own_folder(tmp_path):
+    table = io.BytesIO()
+    pq.write_table(pa.table({"path": ["b.mp4", "s3://bucket/c.mp4"]}), table)
+    put("sets", {"train.txt": b"../a.mp4 1\n/local/b.mp4 2\ngs://c/d.mp4 3\n", "t.parquet": table.getvalue()})
+    assert listed("memory://sets/train.txt") == [("memory://a.mp4", 1), ("/local/b.mp4", 2), ("gs://c/d.mp4", 3)]
+    assert listed("memory://sets/t.parquet") == [("memory://sets/b.mp4", None), ("s3://bucket/c.mp4", None)]
+    (tmp_path / "list.txt").write_text("memory://x/a.mp4\nfile:///data/b.mp4\n")
+    assert listed(f"file://{tmp_path}/list.txt") == [("memory://x/a.mp4", None), ("/data/b.mp4", None)]
+
+
+def test_files_and_shards_behind_a_uri(tmp_path, tar_of):
+    shard = tar_of(tmp_path / "s.tar", {"a.mp4": b"0123", "a.cls": b"4"}).read_bytes()
+    put("single", {"a.mp4": b"x", "s.tar": shard})
+    assert listed("memory://single/a.mp4") == [("memory://single/a.mp4", None)]
+    ((source, label),) = list_sources("memory://single/s.tar")
+    assert (source.path, source.member, label) == ("memory://single/s.tar", "a.mp4", 4)
+    assert shard[source.offset : source.offset + source.num_bytes] == b"0123"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("memory://nothing", "no such folder, list or video: memory://nothing"),
+        ("memory://nothing/a.mp4", "no such folder, list or video: memory://nothing/a.mp4"),
+        ("memory://nothing/a.tar", "no such folder, list or video: memory://nothing/a.tar"),
+        ("nowhere://bucket/a.mp4", "nowhere:// URIs cannot be opened here .*; install the fsspec package for it"),
+    ],
+)
+def test_uris_that_lead_nowhere(source, message):
+    with pytest.raises(ManifestError, match=message):
+        list_sources(source)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "closed/b.mp4")
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # a test may run as root, who can read all
+    with pytest.raises(
+        ManifestError, match=r"the folder .*/closed cannot be read: Permission denied; make it readable"
+    ):
+        list_sources(tmp_path)
