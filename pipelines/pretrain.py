@@ -1,7 +1,9 @@
 """Pre-train a video encoder: a masked autoencoder, jointly with the sampler that chooses its visible tokens."""
 
+import json
 import os
 import sys
+from datetime import timedelta
 
 import torch
 from rich.console import Console
@@ -11,10 +13,11 @@ from tats_ray.check import check, first_change
 from tats_ray.config.command_line import ConfigError, make_parser, resolve
 from tats_ray.config.files import to_yaml
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import RUN_ERRORS, Outcome, RunFailedError, Terminated, conduct, results_root
+from tats_ray.driver import RUN_ERRORS, Outcome, RunFailedError, conduct, results_root
+from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.tracking.store import ui_command
-from tats_ray.worker import describe
+from tats_ray.worker import LEDGER, describe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             return show_check(run)
         if parsed.dry_run:
             return show(run)
-        outcome = conduct(run, executor(run), fresh=parsed.fresh)
+        outcome = conduct(run, executor(run), check=checker(run), fresh=parsed.fresh)
     except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -59,6 +62,15 @@ def executor(run: TrainRun):
     from tats_ray.cluster.train import run_on_ray
 
     return run_on_ray
+
+
+def checker(run: TrainRun):
+    """Return what says at once that a run cannot be trained where it should be."""
+    if run.cluster.num_workers == 0:
+        return lambda run: None
+    from tats_ray.cluster.train import check_cluster
+
+    return check_cluster
 
 
 def show(run: TrainRun) -> int:
@@ -105,14 +117,32 @@ def report(outcome: Outcome) -> None:
         table.add_row(name, f"{value:,.0f}" if value == int(value) and abs(value) >= 2 else f"{value:.4g}")
     console = Console()
     console.print(table)
+    console.print(time_table(json.loads((outcome.launch.folder / LEDGER).read_text())))
     folder = outcome.launch.folder
     for name, value in {
         "sampler": switched_on(outcome.summary),
         "checkpoint": folder / "checkpoints" / f"step_{int(outcome.summary['step']):08d}",
-        "pictures": folder / "pictures",
+        "pictures": folder / "pictures"
+        if outcome.launch.run.training.picture_every is not None
+        else "none, since training.picture_every is null",
         "MLflow": ui_command(outcome.launch.handle.uri),
     }.items():
         console.print(f"{name:<12} {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def time_table(ledger: dict) -> Table:
+    """Say where the time of the whole run went, and how much of what the devices can do was used."""
+    table = Table(title="where the time went", title_justify="left")
+    table.add_column("part")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(ledger["seconds"].values())
+    for part, seconds in ledger["seconds"].items():
+        table.add_row(part, str(timedelta(seconds=round(seconds))), f"{100 * seconds / total:.1f} %")
+    table.add_section()
+    mfu = ledger["flops"] / total / ledger["peak_flops"]
+    table.add_row("all", str(timedelta(seconds=round(total))), f"MFU {100 * mfu:.1f} %")
+    return table
 
 
 def switched_on(summary: dict[str, float]) -> str:

@@ -6,19 +6,15 @@
     ``checkpoints/``, ``pictures/``, ``summary.json``, ``error.log``
 """
 
-import fcntl
 import json
 import logging
 import os
-import signal
-import socket
-import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from rich.console import Console
@@ -26,13 +22,22 @@ from rich.console import Console
 from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.overrides import ConfigError, flatten
 from tats_ray.config.run import TrainRun
+from tats_ray.data.cache import frames_gib
 from tats_ray.data.manifest import Manifest, ManifestError
-from tats_ray.data.order import split_held_out
+from tats_ray.data.order import epoch_length, split_held_out
+from tats_ray.data.places import is_uri
+from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run
 from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
-from tats_ray.training.state import CheckpointError, checkpoint_step, latest_checkpoint, verify_checkpoint
+from tats_ray.training.state import (
+    CheckpointError,
+    checkpoint_step,
+    latest_checkpoint,
+    verify_checkpoint,
+)
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch
 
@@ -43,9 +48,13 @@ FREE_TO_CHANGE = (
     "cluster.",
     "tracking.",
     "results",
-    "training.keep_checkpoints",
+    "training.keep_",
+    "training.picture_every",
     "data.manifest",
     "data.max_failed_share",
+    "data.on_error",
+    "data.decode_",
+    "data.cache",
 )
 """Settings that may differ when a run is resumed: they do not change what is learnt (videos go by their hash)."""
 
@@ -54,10 +63,6 @@ PASSED_ON = ("MLFLOW_", "AWS_")
 
 
 _logger = logging.getLogger(__name__)
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class RunFailedError(Exception):
@@ -77,6 +82,7 @@ def conduct(
     run: TrainRun,
     execute: Callable[[Launch], None],
     *,
+    check: Callable[[TrainRun], object] = lambda run: None,
     fresh: bool = False,
     parent_run_id: str | None = None,
 ) -> Outcome:
@@ -84,7 +90,8 @@ def conduct(
 
     Args:
         run: The resolved run.
-        execute: Trains, in this process or on a cluster.
+        execute: Trains, in this process or on a cluster; a RunFailedError of its own is shown as it is.
+        check: Raises one of ``RUN_ERRORS`` where ``execute`` could not run; called before anything is recorded.
         fresh: Start anew even if there is something to resume.
         parent_run_id: MLflow run of the sweep it belongs to.
 
@@ -93,10 +100,11 @@ def conduct(
         KeyboardInterrupt, Terminated: It was interrupted; recorded as KILLED.
     """
     with ExitStack() as stack:
-        stack.enter_context(_terminable())
+        stack.enter_context(terminable())
         try:
             run, manifest = prepare(run)
-            stack.enter_context(_alone(run))
+            check(run)
+            stack.enter_context(alone(run))
         except (*RUN_ERRORS, ValueError) as error:
             raise RunFailedError(str(error)) from error
         return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id)
@@ -107,7 +115,8 @@ def _conduct(
 ) -> Outcome:
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
-        handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
+        with abandoned(folder if resumed_from is None else None):
+            handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
     if resumed_from is not None:
@@ -115,17 +124,13 @@ def _conduct(
         Console(stderr=True).print(f"resuming {folder} from step {step}; --fresh starts anew", highlight=False)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
-    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
-    try:
-        execute(launch)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except BaseException as error:
-        raise RunFailedError(_record_failure(folder, error)) from error
-    finally:
-        _end(folder, status, handle)
+    with recorded(lambda ending, reason: _end(folder, ending, handle, reason=reason)):
+        try:
+            execute(launch)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise RunFailedError(_record_failure(folder, error)) from error
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
@@ -141,34 +146,49 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
             "manifest.parquet, then add data.manifest=manifest.parquet"
         )
     results = results_root(run)
-    data = run.data.model_copy(update={"manifest": absolute(run.data.manifest, "data.manifest")})
-    init = None if run.init is None else absolute(run.init, "init")
+    named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
+    data = run.data.model_copy(update={"manifest": tuple(named)})
+    init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
     run = run.model_copy(update={"data": data, "results": str(results), "init": init})
-    assert data.manifest is not None
-    manifest = Manifest.read(data.manifest)
+    manifest = Manifest.read_all(named)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
-    run.total_steps(len(rows))
+    videos = manifest.select(rows)
+    run.total_steps(epoch_length(videos.parts))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0:
         pace = f"data.frame_stride={data.frame_stride}" if data.fps is None else f"data.fps={data.fps:g}"
         raise ConfigError(
-            f"a clip of data.num_frames={data.num_frames} at {pace} is longer than every video of {data.manifest} "
+            f"a clip of data.num_frames={data.num_frames} at {pace} is longer than every video of {manifest.name} "
             f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
         )
-    if init is not None:
-        _check_init(Path(init))
+    _check_cache(run, videos)
     return run, manifest
 
 
-def _check_init(folder: Path) -> None:
+def _check_cache(run: TrainRun, videos: Manifest) -> None:
+    workers = max(1, run.cluster.num_workers)
+    needed = frames_gib(videos) * workers
+    if run.data.cache == "memory" and needed > run.data.cache_gib:
+        raise ConfigError(
+            f"data.cache=memory would keep about {needed:.3g} GiB, all frames of {len(videos)} videos in each of "
+            f"{workers} workers, more than data.cache_gib={run.data.cache_gib:g}; raise that, index the videos with "
+            f"--transcode to a smaller short side, or take data.cache=none"
+        )
+
+
+def _checkpoint_of(init: Path) -> Path:
+    """Return the checkpoint that ``init`` names: itself, or the newest of a run's folder."""
+    folder = latest_checkpoint(init / "checkpoints") or init
     try:
         verify_checkpoint(folder)
     except CheckpointError as error:
         raise ConfigError(
-            f"init={folder} is no intact checkpoint ({error}); name a folder such as <results>/<name>/0001/checkpoints/"
-            f"step_00000200, or leave init out"
+            f"init={init} is neither an intact checkpoint nor the folder of a run that has one ({error}); name a "
+            f"folder such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200, or leave init "
+            f"out"
         ) from error
+    return folder
 
 
 def results_root(run: TrainRun) -> Path:
@@ -182,11 +202,13 @@ def results_root(run: TrainRun) -> Path:
 
 
 def absolute(path: str, knob: str) -> str:
-    """Return an absolute path; a relative one counts from the current directory, which a Ray job does not keep.
+    """Return an absolute path, or a URI as it is; a relative path counts from here, which a Ray job does not keep.
 
     Raises:
         ConfigError: The path is relative inside a Ray job.
     """
+    if is_uri(path):
+        return path
     expanded = Path(path).expanduser()
     if not expanded.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise ConfigError(
@@ -217,48 +239,15 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
             verify_checkpoint(checkpoint)
             return newest, checkpoint
         if status.get("status") == "RUNNING":  # given up: it ends here, as what it was
-            uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
-            handle = RunHandle(uri=uri, run_id=status["mlflow_run_id"], experiment_id="")
-            _end(newest, "KILLED", handle)
-    folder = root / f"{number:04d}"
-    try:
-        folder.mkdir(parents=True)
+            _end(newest, "KILLED", _handle_of(run, newest))
+    folder = new_folder(run, run.name)
+    with abandoned(folder), writing(run):
         (folder / "run.yaml").write_text(without_credentials(to_yaml(run)))
-    except OSError as error:
-        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
     return folder, None
-
-
-def next_number(root: Path) -> int:
-    """Return the number after the highest that a folder below ``root`` has; they start at 1."""
-    taken = [int(path.name) for path in root.glob("*") if path.name.isdigit()]
-    return max(taken, default=0) + 1
-
-
-def read_status(folder: Path) -> dict:
-    """Return what ``status.json`` says; empty when there is none."""
-    path = folder / "status.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash: str | None = None) -> None:
-    """Replace ``status.json``."""
-    content = read_status(folder) | {
-        "status": status,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "mlflow_run_id": handle.run_id,
-    }
-    if manifest_hash is not None:
-        content["manifest_hash"] = manifest_hash
-    partial = folder / ".status.json"
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(folder / "status.json")
 
 
 def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
-    assert run.data.manifest is not None
     tracking = run.tracking
     if tracking.run_name is None:
         tracking = tracking.model_copy(update={"run_name": f"{run.name}-{folder.name}"})
@@ -266,7 +255,11 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
         tracking,
         results_root=Path(run.results),
         params=run.model_dump(mode="json"),
-        dataset=DatasetRecord(name=Path(run.data.manifest).stem, digest=manifest.hash, source=run.data.manifest),
+        dataset=DatasetRecord(
+            name="+".join(PurePosixPath(part.name).stem for part in manifest.parts),
+            digest=manifest.hash,
+            source=manifest.name,
+        ),
         run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
         parent_run_id=parent_run_id,
         tags={"tats.folder": str(folder), "tats.visible": run.masking.visible.kind},
@@ -275,43 +268,41 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
     return handle
 
 
-def _end(folder: Path, status: Literal["FINISHED", "FAILED", "KILLED"], handle: RunHandle) -> None:
-    """Record how a run ended; a store that is away by now changes nothing about that."""
+def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:
+    """Record how a run ended."""
     write_status(folder, status, handle)
+    close_record(handle, status, reason=reason)
+
+
+def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
+    """Close an MLflow run; a store that is away by now changes nothing about how it ended."""
     try:
-        end_run(handle, status=status)
+        end_run(handle, status=status, reason=reason)
     except TrackingError as error:
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
 
-@contextmanager
-def _alone(run: TrainRun) -> Iterator[None]:
-    """Hold the name of a run, so that no other process resumes or numbers a run of that name meanwhile.
+def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) -> None:
+    """Record runs as KILLED whose processes were killed; one that finished after all is left as it is.
 
-    The lock is the operating system's: it goes with the process that holds it, however that ends.
-
-    Raises:
-        ConfigError: Another process holds the name, or the results folder cannot be written.
+    Args:
+        run: Says where they are recorded.
+        folders: Of the runs.
+        patience: Seconds in which their processes are awaited, which may be going yet and write an ending themselves.
     """
+    until = time.monotonic() + patience
+    for folder in folders:
+        own = run.model_copy(update={"name": folder.parent.name})
+        while is_held(own) and time.monotonic() < until:
+            time.sleep(0.1)
+        if read_status(folder)["status"] != "FINISHED":
+            _end(folder, "KILLED", _handle_of(run, folder))
+
+
+def _handle_of(run: TrainRun, folder: Path) -> RunHandle:
     assert run.results is not None
-    path = Path(run.results) / ".locks" / run.name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise ConfigError(f"results={run.results} cannot be written: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            root = Path(run.results) / run.name
-            status = read_status(root / f"{next_number(root) - 1:04d}")
-            holder = f"process {status.get('pid', 'unknown')} on {status.get('host', 'another host')}"
-            raise ConfigError(
-                f"a run of the name {run.name} is being trained in {root} by {holder}; wait for it, stop it, or give "
-                f"this run another name="
-            ) from error
-        yield
+    uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
+    return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="")
 
 
 def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
@@ -323,7 +314,7 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
         if before.get(path) != now.get(path) and not path.startswith(FREE_TO_CHANGE)
     ]
     if status.get("manifest_hash") not in (None, manifest.hash):
-        changed.append(f"the content of {run.data.manifest} has changed")
+        changed.append(f"the content of {manifest.name} has changed")
     if changed:
         raise ConfigError(
             f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume "
@@ -334,31 +325,7 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
 def _record_failure(folder: Path, error: BaseException) -> str:
     """Write the traceback to a file; return the one message for the user."""
     (folder / "error.log").write_text("".join(traceback.format_exception(error)))
-    if isinstance(error, RUN_ERRORS):
+    if isinstance(error, (*RUN_ERRORS, RunFailedError)):
         return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else ''} (tracebacks: {folder}/error*.log)"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what was begun is ended properly."""
-    arrived = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal arrived
-        arrived = True
-        raise KeyboardInterrupt  # the one exception from a signal that Ray's waiting calls let through
-
-    if threading.current_thread() is not threading.main_thread():  # a trial of a sweep; its process gets the signal
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if arrived:
-            raise Terminated from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,23 +1,56 @@
 """Small things that many tests share: one grid, random clips, a method around tiny modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 
+from tats_ray.config.overrides import change
+from tats_ray.config.run import TrainRun
 from tats_ray.data.clips import ClipBatch
+from tats_ray.data.listing import list_sources
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.probe import probe_record
+from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.methods.build import MaskingConfig, ModelConfig, VisibleConfig, build_method
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig
+from tats_ray.recipes import recipe
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.context import LocalContext, WorkerContext
 from tats_ray.training.optim import OptimConfig, constant_trainable, cosine_trainable
 from tats_ray.training.stepper import GradientStepper
 
 FRAMES, SIDE = 8, 16
+SMALL = {
+    "cluster.num_workers": 0,
+    "cluster.use_gpu": False,
+    "data.num_frames": 4,
+    "data.crop_size": 16,
+    "data.held_out": 2,
+    "model.patch_size": 4,
+    "model.encoder.embed_dim": 16,
+    "model.encoder.depth": 1,
+    "model.encoder.num_heads": 2,
+    "model.decoder.embed_dim": 16,
+    "model.decoder.num_heads": 2,
+    "masking.mask_ratio": 0.9,
+    "masking.visible.embed_dim": 8,
+    "masking.visible.switch.critic_by": 0.1,
+    "masking.visible.switch.policy_by": 0.2,  # so that the sampler has learnt something before an interruption
+    "masking.visible.ppo.rollout_steps": 2,
+    "training.steps": 8,
+    "training.global_batch": 4,
+    "training.micro_batch": 4,
+    "training.validate_every": 1,
+    "training.picture_every": 8,
+    "training.checkpoint_every": 2,
+    "tracking.log_every": 1,
+}
 MODEL = ModelConfig(
     encoder=EncoderConfig(embed_dim=16, depth=1, num_heads=2),
     decoder=DecoderConfig(embed_dim=16, depth=1, num_heads=2),
@@ -29,6 +62,30 @@ MODEL = ModelConfig(
 def _one_thread() -> None:
     """Results that do not depend on the cores of the machine, and no threads that wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_run() -> Callable[..., TrainRun]:
+    """Make a run of eight steps of a second each or less, on videos of four frames or more; knobs change it."""
+
+    def make(name: str, *, manifest: Path, results: Path, knobs: Mapping[str, object] | None = None) -> TrainRun:
+        own = {"name": name, "data.manifest": str(manifest), "results": str(results)}
+        return change(recipe("tiny"), {**SMALL, **own, **(knobs or {})}.items())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_manifest() -> Callable[[Path], Path]:
+    """Make ten synthetic videos of eight frames in a folder; return their manifest."""
+
+    def write(folder: Path) -> Path:
+        make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
+        path = folder / "ten.parquet"
+        Manifest.of([probe_record(source, label=label) for source, label in list_sources(folder)]).write(path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,9 @@ from tats_ray.methods.build import VisibleConfig
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.tracking.base import NullTracker
 from tats_ray.training import loop
+from tats_ray.training.config import TrainingConfig
 from tats_ray.training.context import LocalContext
-from tats_ray.training.loop import Job, LoopState, TrainingConfig, train
+from tats_ray.training.loop import Job, LoopState, train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -53,14 +54,19 @@ class Names(NullTracker):
 
 
 @pytest.fixture(scope="module")
-def logged(grid: TokenGrid, make_method: Callable, make_stepper: Callable, make_batch: Callable) -> set[str]:
-    """Names that runs of every kind log, TATS through its three stages; nothing is written."""
+def logged(
+    grid: TokenGrid,
+    make_method: Callable,
+    make_stepper: Callable,
+    make_batch: Callable,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> set[str]:
+    """Names that runs of every kind log, TATS through its three stages."""
     context, names = LocalContext(torch.device("cpu")), Names()
     share = torch.full((4, grid.num_tokens), 0.5)
     clocks = exponential_clocks((4, grid.num_tokens), seed=0, step=-1, device=context.device)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "write_pictures", lambda snapshot, folder, *, step: [])
-        patch.setattr(loop, "save_checkpoint", lambda root, **content: root)
         for kind in KINDS:
             method = make_method(kind, total_steps=STEPS)
             job = Job(
@@ -73,8 +79,12 @@ def logged(grid: TokenGrid, make_method: Callable, make_stepper: Callable, make_
                 total_steps=STEPS,
                 seed=0,
                 log_every=2,
+                on_error="skip",
                 max_failed_share=0.0,
-                folder=Path(),
+                folder=tmp_path_factory.mktemp("run"),
+                run_id=None,
+                flops=lambda stage: 1.0,
+                peak_flops=1.0,
             )
             train(job, LoopState(), [StepShare([make_batch(range(8), seed=step)], []) for step in range(STEPS)])
     return names.seen

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,52 +19,23 @@ from safetensors.torch import load_file
 from tats_ray import driver
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import TrainRun
-from tats_ray.data.listing import list_sources
 from tats_ray.data.manifest import Manifest
-from tats_ray.data.probe import probe_record
-from tats_ray.data.synthetic import SyntheticConfig, make_videos
-from tats_ray.driver import Outcome, RunFailedError, Terminated, absolute, claim, conduct, prepare, read_status
-from tats_ray.recipes import recipe
+from tats_ray.driver import Outcome, RunFailedError, absolute, claim, conduct, end_as_killed, prepare
+from tats_ray.interruption import Terminated
+from tats_ray.run_folder import read_status, write_status
 from tats_ray.tracking.base import RunHandle, TrackingError
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import LocalContext
 from tats_ray.worker import Launch, run_alone
 
 STEPS = 8
-SMALL = {
-    "cluster.num_workers": 0,
-    "data.num_frames": 4,
-    "data.crop_size": 16,
-    "model.patch_size": 4,
-    "model.encoder.embed_dim": 16,
-    "model.encoder.depth": 1,
-    "model.encoder.num_heads": 2,
-    "model.decoder.embed_dim": 16,
-    "model.decoder.num_heads": 2,
-    "masking.mask_ratio": 0.9,
-    "masking.visible.embed_dim": 8,
-    "masking.visible.switch.critic_by": 0.1,
-    "masking.visible.switch.policy_by": 0.2,  # so that the sampler has learnt something before the interruption
-    "masking.visible.ppo.rollout_steps": 2,
-    "training.steps": STEPS,
-    "training.global_batch": 4,
-    "training.micro_batch": 4,
-    "training.validate_every": 1,
-    "training.picture_every": STEPS,
-    "training.checkpoint_every": 2,
-    "tracking.log_every": 1,
-}
 
 Execute = Callable[[Launch], None]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
-    path = folder / "ten.parquet"
-    Manifest.of([probe_record(source, label=label) for source, label in list_sources(folder)]).write(path)
-    return path
+def manifest(tmp_path_factory: pytest.TempPathFactory, write_manifest: Callable[[Path], Path]) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +45,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(manifest: Path, results: Path, request: pytest.FixtureRequest) -> TrainRun:
+def run(manifest: Path, results: Path, request: pytest.FixtureRequest, small_run: Callable[..., TrainRun]) -> TrainRun:
     """A run of eight steps under the test's own name."""
-    name = re.sub(r"\W+", "-", request.node.name).strip("-")
-    own = {"name": name, "data.manifest": str(manifest), "results": str(results)}
-    return change(recipe("tiny"), {**SMALL, **own}.items())
+    return small_run(re.sub(r"\W+", "-", request.node.name).strip("-"), manifest=manifest, results=results)
 
 
 @pytest.fixture
@@ -212,7 +182,9 @@ conduct(run, lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
     assert read_status(folder)["status"] == mlflow_status(client, folder) == "RUNNING"
     resumed = conduct(run, executor())
     assert resumed.launch.folder == folder
-    assert resumed.resumed_from == folder / "checkpoints" / "step_00000004"
+    # That of step 4 is being written while step 5 is trained: it is complete by now, or does not count.
+    assert resumed.resumed_from is not None
+    assert resumed.resumed_from.name in ("step_00000002", "step_00000004")
     assert read_status(folder)["status"] == mlflow_status(client, folder) == "FINISHED"
     (recorded,) = client.search_runs(["1"], f"tags.`tats.folder` = '{folder}'")
     for metric in recorded.data.metrics:
@@ -273,6 +245,9 @@ def test_where_a_run_trains_and_is_recorded_may_change(run: TrainRun, manifest: 
         "cluster.clips_per_block": 4,
         "tracking.log_every": 2,
         "training.keep_checkpoints": 5,
+        "training.keep_best": "validation/random_mask_error",
+        "training.picture_every": None,
+        "data.on_error": "fail",
         "data.manifest": str(tmp_path / "moved.parquet"),
     }
     assert conduct(change(run, changes.items()), executor()).launch.folder == folder
@@ -298,10 +273,79 @@ def test_results_that_cannot_be_written_are_named(run: TrainRun, tmp_path: Path)
         conduct(change(run, [("results", str(tmp_path / "file"))]), executor())
 
 
+def test_a_run_that_never_began_leaves_no_number(run: TrainRun, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "open_run", _away)
+        with pytest.raises(RunFailedError, match="nobody at home"):
+            conduct(run, executor())
+    assert list((results / run.name).iterdir()) == []
+    folder = killed(run, step=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "open_run", _away)
+        with pytest.raises(RunFailedError, match="nobody at home"):
+            conduct(run, executor())
+    assert list((results / run.name).iterdir()) == [folder]  # what is resumed is never removed
+    assert conduct(run, executor()).launch.folder == folder
+
+
+def _away(*_: object, **__: object) -> None:
+    raise TrackingError("nobody at home")
+
+
+def test_what_the_launcher_cannot_run_is_refused_before_anything_is_made(run: TrainRun, results: Path) -> None:
+    def check(prepared: TrainRun) -> None:
+        assert prepared.results == str(results)
+        raise ConfigError("no such machine")
+
+    with pytest.raises(RunFailedError, match="no such machine"):
+        conduct(run, executor(), check=check)
+    assert not (results / run.name).exists()
+
+
+def test_a_run_whose_process_is_gone_is_ended_as_killed(run: TrainRun, client: MlflowClient) -> None:
+    folder = killed(run, step=3)
+    finished = conduct(run.model_copy(update={"name": f"{run.name}-2"}), executor()).launch.folder
+    for path in (folder, finished):
+        client.update_run(read_status(path)["mlflow_run_id"], status="RUNNING")
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"status": "RUNNING"}))
+    end_as_killed(run, [folder, finished], patience=0)
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "KILLED"
+    assert read_status(finished)["status"] == "FINISHED"
+
+
+def test_a_process_that_is_going_yet_is_awaited(run: TrainRun) -> None:
+    folder = killed(run, step=3)
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"status": "RUNNING"}))
+    waited = []
+
+    def going(launch: Launch) -> None:
+        """Still holds the name, and writes an ending of its own after we began to wait."""
+        thread = threading.Thread(target=lambda: waited.append(end_as_killed(run, [folder], patience=60)))
+        thread.start()
+        executor()(launch)
+        assert not waited
+        threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    conduct(run, going)
+    threads[0].join()
+    assert read_status(folder)["status"] == "FINISHED"
+
+
+def test_why_a_run_failed_stands_in_its_record(run: TrainRun, client: MlflowClient, results: Path) -> None:
+    def burst() -> None:
+        raise RuntimeError("the pipes burst")
+
+    with pytest.raises(RunFailedError) as failed:
+        conduct(run, executor(3, burst))
+    recorded = client.get_run(read_status(results / run.name / "0001")["mlflow_run_id"])
+    assert recorded.data.tags["tats.error"] == str(failed.value)
+
+
 def test_a_store_that_is_away_at_the_end_does_not_fail_the_run(
     run: TrainRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(handle: RunHandle, *, status: str) -> None:
+    def away(handle: RunHandle, **_: object) -> None:
         raise TrackingError("nobody at home")
 
     monkeypatch.setattr(driver, "end_run", away)
@@ -314,7 +358,7 @@ def test_no_file_of_a_run_holds_a_password(run: TrainRun, manifest: Path) -> Non
     uri = "postgresql://me:hunter2@db/mlflow"
     run, _ = prepare(change(run, [("tracking.uri", uri)]))
     folder, _ = claim(run, Manifest.read(manifest), fresh=False)
-    driver.write_status(folder, "RUNNING", RunHandle(uri=uri, run_id="1", experiment_id="1"), manifest_hash="ab")
+    write_status(folder, "RUNNING", RunHandle(uri=uri, run_id="1", experiment_id="1"), manifest_hash="ab")
     texts = [path.read_text() for path in folder.iterdir()]
     assert len(texts) == 2
     assert not any("hunter2" in text for text in texts)
@@ -341,7 +385,7 @@ def test_a_relative_path_counts_from_here_but_not_in_a_ray_job(monkeypatch: pyte
         ("data.manifest", "/none.parquet", "no such manifest file: /none.parquet"),
         ("data.num_frames", 10, "data.num_frames=10 at data.frame_stride=1 is longer than every video .* 8 frames"),
         ("data.frame_stride", 3, "at data.frame_stride=3 is longer than every video"),
-        ("init", "/none", "init=/none is no intact checkpoint"),
+        ("init", "/none", "init=/none is neither an intact checkpoint nor the folder of a run that has one"),
         ("tracking.uri", "sqlite:///here.db", "tracking.uri must be absolute"),
     ],
 )
@@ -353,11 +397,21 @@ def test_what_cannot_work_is_refused_before_a_step(run: TrainRun, knob: str, val
         conduct(change(run, [(knob, value)]), never)
 
 
+def test_frames_that_would_not_fit_are_refused_with_the_ways_out(run: TrainRun) -> None:
+    run = change(run, [("data.cache", "memory"), ("data.cache_gib", 1e-5)])
+    with pytest.raises(ConfigError, match=r"keep about .* GiB, .* more than data.cache_gib=1e-05; raise .*--transcode"):
+        prepare(run)
+    prepare(change(run, [("data.cache_gib", 1.0)]))
+    prepare(change(run, [("data.cache", "none")]))
+
+
 def test_a_run_starts_from_the_weights_of_another(run: TrainRun) -> None:
     first = conduct(run, executor())
     init = first.launch.folder / "checkpoints" / f"step_{STEPS:08d}"
     still = [("name", f"{run.name}-2"), ("init", str(init)), ("training.steps", 1), ("optim.warmup_share", 0.99)]
     second = conduct(change(run, still), executor())
+    of_run = [("name", f"{run.name}-3"), ("init", str(first.launch.folder)), *still[2:]]
+    assert conduct(change(run, of_run), executor()).launch.run.init == str(init)  # the newest of the run's folder
     began = load_file(second.launch.folder / "checkpoints" / "step_00000001" / "autoencoder.safetensors")
     # The first step of the warm-up has rate zero, so the weights are still those the run started from.
     assert all(torch.equal(value, began[name]) for name, value in load_file(init / "autoencoder.safetensors").items())

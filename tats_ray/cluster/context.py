@@ -1,6 +1,7 @@
 """RayContext: a Ray Train worker's link to its launcher."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor
 
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
@@ -41,12 +43,34 @@ class ProgressBoard:
         return self.failure
 
 
+class LostWorkerError(Exception):
+    """Another worker went away in the middle of a sum or a gathering; Ray replaces them all."""
+
+
 class RayContext(DistributedContext):
     """A worker of a TorchTrainer's group."""
 
     def __init__(self, board: Board) -> None:
         super().__init__(ray.train.torch.get_device())
         self._board = board
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Add up over the group.
+
+        Raises:
+            LostWorkerError: Another worker is gone.
+        """
+        with _together():
+            super().all_reduce(tensor)
+
+    def all_gather(self, value: object) -> list[object]:
+        """Gather over the group; ``value`` is pickled.
+
+        Raises:
+            LostWorkerError: Another worker is gone.
+        """
+        with _together():
+            return super().all_gather(value)
 
     def progress(self, state: ProgressState) -> None:
         """Write to the board without waiting for it."""
@@ -56,3 +80,12 @@ class RayContext(DistributedContext):
         """Tell Ray of the checkpoint, which already lies in its experiment folder; a barrier for all workers."""
         checkpoint = Checkpoint.from_directory(str(folder)) if self.rank == 0 else None
         ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Tell a lost peer from a bug: both are a RuntimeError to torch, but in a collective call it is the peer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostWorkerError(f"another worker of this run is gone: {error}") from error

@@ -3,10 +3,21 @@
 import logging
 import os
 import signal
+import socket
 import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tats_ray.config.overrides import ConfigError
+
+CONNECT_SECONDS = 5.0
+"""Until a cluster's head must take a connection; Ray itself would wait for two minutes."""
 
 SPARE_CPUS = 2
 """CPUs a local Ray believes in beyond the cores; with fewer, cores stay idle while a decode task is scheduled."""
@@ -16,6 +27,7 @@ LOCAL_DEFAULTS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine is not pre-empted by a part of itself
 }
 DEFAULTS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with its own, Tune returns from Ctrl-C as if all were well
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone unless the user asks for it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours says the same once
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints of a worker would appear twice
@@ -32,7 +44,7 @@ def start_ray(num_cpus: int | None = None) -> None:
 
     Raises:
         ValueError: ``num_cpus`` is given for a cluster that runs already.
-        ConnectionError: The cluster of RAY_ADDRESS does not answer.
+        ConfigError: The cluster of RAY_ADDRESS does not answer.
     """
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
@@ -40,6 +52,8 @@ def start_ray(num_cpus: int | None = None) -> None:
             raise ValueError(
                 f"num_cpus={num_cpus} is for a local Ray, but RAY_ADDRESS={address}; leave one of them out"
             )
+        if address:
+            _expect_answer(address)
         for name, value in (DEFAULTS if address else DEFAULTS | LOCAL_DEFAULTS).items():
             os.environ.setdefault(name, value)
         cpus = num_cpus or _cores() + SPARE_CPUS
@@ -47,7 +61,10 @@ def start_ray(num_cpus: int | None = None) -> None:
         if not address:  # a token is asked for, as Ray has it by default; only the line that says so is left out
             logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         on_term = signal.getsignal(signal.SIGTERM)
-        ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise _no_cluster(address or "local", error) from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_term)  # Ray's native code took it, to print a stack and abort
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -55,6 +72,73 @@ def start_ray(num_cpus: int | None = None) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Return what each machine of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
+    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def machines_without(folder: Path) -> list[str]:
+    """Return the addresses of the machines that do not see what this one writes into a folder."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not others:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".seen_{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        seen = ray.get([_sees.options(scheduling_strategy=_on(node["NodeID"])).remote(token) for node in others])
+    finally:
+        token.unlink(missing_ok=True)
+    return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: Path) -> bool:
+    return path.exists()
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _expect_answer(address: str) -> None:
+    """Ask the head for a connection; names such as ``auto`` are left to Ray, which knows at once.
+
+    Raises:
+        ConfigError: There is no answer.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the Ray cluster of RAY_ADDRESS={address} does not answer ({error}); give the address that `ray start --head` "
+        f"printed, or unset RAY_ADDRESS for a local Ray"
+    )
 
 
 def _cores() -> int:

@@ -8,14 +8,13 @@ from rich.table import Table
 
 from tats_ray.cluster.index import index_videos
 from tats_ray.cluster.tune import SearchSpace, SweepResult, sweep
-from tats_ray.config.command_line import ConfigError, make_parser, resolve
+from tats_ray.config.command_line import make_parser, resolve
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.data.manifest import ManifestError
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
-from tats_ray.driver import RunFailedError, Terminated, results_root
+from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
+from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
-from tats_ray.tracking.base import TrackingError
 from tats_ray.tracking.store import ui_command
 
 
@@ -27,12 +26,15 @@ def main(space: SearchSpace, *, description: str) -> int:
         if run.data.manifest is None:
             run = change(run, [("data.manifest", str(synthetic_manifest(run)))])
         result = sweep(space, run)
-    except (ConfigError, ManifestError, TrackingError, RunFailedError) as error:
+    except (*RUN_ERRORS, RunFailedError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    except (KeyboardInterrupt, Terminated):
+    except KeyboardInterrupt:
         sys.stderr.write("interrupted; trials that ended are recorded\n")
         return 130
+    except Terminated:
+        sys.stderr.write("terminated; trials that ended are recorded\n")
+        return 143
     show(space, result)
     return int(any(trial.error for trial in result.trials))
 

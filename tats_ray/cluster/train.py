@@ -1,30 +1,36 @@
 """A run on Ray Train: checked against the cluster, then a TorchTrainer whose workers each live a worker's life."""
 
-import signal
+import logging
+import os
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError, RayTaskError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from tats_ray.cluster.context import Board, ProgressBoard, RayContext
+from tats_ray.cluster.context import Board, LostWorkerError, ProgressBoard, RayContext
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.cluster.runtime import start_ray
+from tats_ray.cluster.runtime import interruptible, machines_without, node_resources, start_ray
 from tats_ray.config.overrides import ConfigError
-from tats_ray.config.run import ClusterConfig
+from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.driver import RunFailedError
+from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError
 from tats_ray.training.stepper import NotFiniteError
-from tats_ray.worker import Launch, run_training
+from tats_ray.worker import Launch, SharesOf, own_decoders, run_training
+
+_logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 FINAL_ERRORS = (CheckpointError, DataLossError, NotFiniteError)
@@ -43,15 +49,18 @@ def run_on_ray(launch: Launch) -> None:
 
 
 def fit(launch: Launch, board: Board) -> None:
-    """Train on a Ray that runs already.
+    """Train on a Ray that runs already. Lost workers are replaced; an error of a worker's own ends the run.
 
     Raises:
         ConfigError: The cluster is too small; Ray would wait for ever.
     """
-    use_gpu = check_fits(launch.run.cluster, ray.cluster_resources())
-    with _interruptible():
-        make_trainer(launch, board, use_gpu=use_gpu).fit()
-    failure: Exception | None = cast("Any", ray.get(board.read_failure.remote()))
+    use_gpu = check_fits(launch.run.cluster, node_resources())
+    with interruptible():
+        try:
+            make_trainer(launch, board, use_gpu=use_gpu).fit()
+        except TrainingFailedError as error:
+            raise _failure(board) or error from error
+    failure = _failure(board)  # of a worker that was tried again before Ray could be told not to
     if failure is not None:
         raise failure
 
@@ -76,57 +85,120 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
     )
 
 
-def check_fits(cluster: ClusterConfig, resources: Mapping[str, float]) -> bool:
+def check_cluster(run: TrainRun) -> None:
+    """Start or join Ray, and check that a run can train on it; warn of results that not all machines see.
+
+    Raises:
+        ConfigError: There is no cluster, or it is too small: Ray would wait for ever.
+    """
+    start_ray()
+    check_fits(run.cluster, node_resources())
+    assert run.results is not None
+    with writing(run):
+        blind = machines_without(Path(run.results))
+    if blind:
+        _logger.warning(
+            "results=%s is not seen by %s: checkpoints that are written there are lost to a resumed run; "
+            "give results= a folder that all machines share",
+            run.results,
+            ", ".join(blind),
+        )
+
+
+def check_fits(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> bool:
     """Return whether workers take a GPU each.
+
+    Args:
+        cluster: What the run asks for.
+        nodes: The resources of each machine; a worker lies on one.
 
     Raises:
         ConfigError: Workers and one decode task do not fit on the cluster at once.
     """
-    have, need = resources.get("CPU", 0.0), cluster.num_workers * cluster.cpus_per_worker + 1
-    if need > have:
+    with_gpu = _fits(cluster, nodes, gpus_per_worker=1)
+    if cluster.use_gpu is not True and not with_gpu and not _fits(cluster, nodes, gpus_per_worker=0):
+        have = " + ".join(f"{node.get('CPU', 0.0):g}" for node in nodes)
         raise ConfigError(
             f"cluster.num_workers={cluster.num_workers} with cluster.cpus_per_worker={cluster.cpus_per_worker} needs "
-            f"{need} CPUs with one for decoding, and Ray has {have:g}; use fewer workers or add machines"
+            f"{cluster.num_workers * cluster.cpus_per_worker + 1} CPUs with one for decoding, each worker's on one "
+            f"machine, and Ray has {have}; use fewer or smaller workers, or add machines"
         )
-    gpus = resources.get("GPU", 0.0)
-    if cluster.use_gpu and gpus < cluster.num_workers:
+    if cluster.use_gpu and not with_gpu:
+        have = " + ".join(f"{node.get('GPU', 0.0):g} GPUs with {node.get('CPU', 0.0):g} CPUs" for node in nodes)
         raise ConfigError(
             f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, "
-            f"and Ray has {gpus:g}; use fewer workers, or cluster.use_gpu=null"
+            f"each beside cluster.cpus_per_worker={cluster.cpus_per_worker}, and one CPU for decoding; Ray has {have}; "
+            f"use fewer workers, or cluster.use_gpu=null"
         )
-    return gpus >= cluster.num_workers if cluster.use_gpu is None else cluster.use_gpu
+    return with_gpu if cluster.use_gpu is None else cluster.use_gpu
+
+
+def _fits(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], *, gpus_per_worker: int) -> bool:
+    """Say whether there is a machine for a decode task such that the workers fit beside it."""
+
+    def workers(node: Mapping[str, float], cpus: float) -> int:
+        by_gpu = int(node.get("GPU", 0.0)) if gpus_per_worker else cluster.num_workers
+        return min(int(cpus // cluster.cpus_per_worker), by_gpu)
+
+    def beside(decoder: int) -> int:
+        free = [node.get("CPU", 0.0) - (number == decoder) for number, node in enumerate(nodes)]
+        return sum(workers(node, cpus) for node, cpus in zip(nodes, free, strict=True)) if free[decoder] >= 0 else -1
+
+    return max((beside(decoder) for decoder in range(len(nodes))), default=-1) >= cluster.num_workers
 
 
 def _worker(config: dict[str, Any]) -> None:
     launch: Launch = config["launch"]
     cluster = launch.run.cluster
     torch.set_num_threads(cluster.cpus_per_worker)
-    decode_cpus = None if cluster.decode_cpus is None else cluster.decode_cpus / cluster.num_workers
-    shares_of = partial(ray_shares, clips_per_block=cluster.clips_per_block, decode_cpus=decode_cpus)
-    context = RayContext(config["board"])
+    board: Board = config["board"]
+    if _failure(board) is not None:  # Ray replaces failed workers as if they were lost; what was wrong would recur
+        return
+    context = RayContext(board)
     try:
-        run_training(launch, context, shares_of)
-    except FINAL_ERRORS as error:  # raised by all workers alike; raising it here would only make Ray try again
-        ray.get(config["board"].fail.remote(error))
-    except Exception:
-        # Ray shows the driver a snippet of it; the whole is kept where the user is told to look.
-        (launch.folder / f"error.worker_{context.rank}.log").write_text(traceback.format_exc())
+        with _decoders(launch.run) as shares_of:
+            run_training(launch, context, shares_of)
+    except Exception as error:
+        log = launch.folder / f"error.worker_{context.rank}.log"
+        log.write_text(traceback.format_exc())  # Ray shows the driver a snippet of it
+        if not _comes_from_a_loss(error):
+            ray.get(board.fail.remote(_told(error, log)))
         raise
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
-    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
-        yield
+def _decoders(run: TrainRun) -> Iterator[SharesOf]:
+    """Decode in tasks of Ray Data or, where frames are kept, in children of this worker.
+
+    A task runs wherever there is room and leaves nothing behind: a video's frames would be in another process than its
+    next clip. The children of a worker keep them, and take the CPUs that tasks would have taken.
+    """
+    cluster = run.cluster
+    decode_cpus = None if cluster.decode_cpus is None else cluster.decode_cpus / cluster.num_workers
+    if run.data.cache == "none":
+        yield partial(ray_shares, clips_per_block=cluster.clips_per_block, decode_cpus=decode_cpus, guard=run.data)
         return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
+    on_this_node = ray.train.get_context().get_local_world_size()
+    threads = (os.cpu_count() or 1) // on_this_node if decode_cpus is None else int(decode_cpus)
+    with own_decoders(run, threads=max(1, threads)) as shares_of:
+        yield shares_of
+
+
+def _comes_from_a_loss(error: Exception) -> bool:
+    """Say whether a worker, a task or a machine went away; what our own code raises in a task is a RayTaskError."""
+    return isinstance(error, LostWorkerError) or (isinstance(error, RayError) and not isinstance(error, RayTaskError))
+
+
+def _told(error: Exception, log: Path) -> Exception:
+    """Return what the driver raises; an exception of somebody else's may not survive its journey."""
+    if isinstance(error, FINAL_ERRORS):
+        return error
+    lines = str(error).strip().splitlines()
+    return RunFailedError(f"{type(error).__name__}: {lines[-1] if lines else ''} (traceback: {log})")
+
+
+def _failure(board: Board) -> Exception | None:
+    return cast("Any", ray.get(board.read_failure.remote()))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +16,19 @@ from rich.progress import Progress, TaskID
 
 from tats_ray.cluster.context import Board, ProgressBoard
 from tats_ray.cluster.runtime import start_ray
-from tats_ray.cluster.train import check_fits, fit, run_on_ray
+from tats_ray.cluster.train import check_cluster, fit, run_on_ray
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import Terminated, conduct, next_number, prepare, read_status
+from tats_ray.driver import close_record, conduct, end_as_killed, prepare
+from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.run_folder import abandoned, new_folder, read_status
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.mlflow import MlflowTracker, end_run, open_run
+from tats_ray.tracking.mlflow import MlflowTracker, open_run
 from tats_ray.training.state import latest_checkpoint
 from tats_ray.worker import Launch
+
+KILL_SECONDS = 10.0
+"""How long an interrupted sweep waits for the processes of its trials to go."""
 
 
 @dataclass(frozen=True)
@@ -67,36 +73,47 @@ def sweep(space: SearchSpace, run: TrainRun) -> SweepResult:
         RunFailedError: The warm-up failed.
         ConfigError: The base run, a domain's path or the cluster does not fit.
     """
-    run, _ = prepare(run)
-    assert run.results is not None
-    start_ray()
-    warm = warm_checkpoint(space, run)
-    base = change(run, [("init", str(warm)), *space.fixed.items()])
-    check_fits(base.cluster, ray.cluster_resources())
-    number = next_number(Path(run.results) / space.name)
-    name = f"{space.name}-{number:04d}"
-    folder = Path(run.results) / space.name / f"{number:04d}"
-    folder.mkdir(parents=True)
-    handle = open_run(
-        run.tracking.model_copy(update={"run_name": name}),
-        results_root=Path(run.results),
+    with terminable():
+        run, _ = prepare(run)
+        check_cluster(change(run, space.fixed.items()))
+        base = change(run, [("init", str(warm_checkpoint(space, run))), *space.fixed.items()])
+        folder = new_folder(base, space.name)
+        name = f"{space.name}-{folder.name}"
+        with abandoned(folder):
+            handle = _open(space, base, folder, name=name)
+        with recorded(partial(_end, base, handle, name)):
+            trials = _run_trials(space, base, folder, name=name, parent_run_id=handle.run_id)
+            table = _write_table(space, trials, folder / "trials.csv")
+            tracker = MlflowTracker(handle)
+            tracker.log_file(table, folder="sweep")
+            tracker.close()
+    return SweepResult(trials, table, handle)
+
+
+def _open(space: SearchSpace, base: TrainRun, folder: Path, *, name: str) -> RunHandle:
+    assert base.results is not None
+    return open_run(
+        base.tracking.model_copy(update={"run_name": name}),
+        results_root=Path(base.results),
         params={**base.model_dump(mode="json"), "sweep": {key: str(domain) for key, domain in space.domains.items()}},
         tags={"tats.sweep": space.name, "tats.folder": str(folder)},
     )
-    status = "FAILED"
-    try:
-        trials = _run_trials(space, base, folder, name=name, parent_run_id=handle.run_id)
-        table = _write_table(space, trials, folder / "trials.csv")
-        tracker = MlflowTracker(handle)
-        tracker.log_file(table, folder="sweep")
-        tracker.close()
-        status = "FINISHED"
-    except (KeyboardInterrupt, Terminated):
-        status = "KILLED"
-        raise
-    finally:
-        end_run(handle, status=status)
-    return SweepResult(trials, table, handle)
+
+
+def _end(base: TrainRun, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
+    """Record how a sweep ended, and how those of its trials did whose processes were killed before they could."""
+    close_record(handle, status, reason=reason)  # first: a job that is stopped has few seconds
+    begun = _running(base, name)
+    if status == "KILLED":
+        ray.shutdown()  # the trials end with it
+    end_as_killed(base, sorted({*begun, *_running(base, name)}), patience=KILL_SECONDS)
+
+
+def _running(base: TrainRun, name: str) -> list[Path]:
+    """Return the folders of a sweep's trials that are being trained, as far as they could say."""
+    assert base.results is not None
+    folders = Path(base.results).glob(f"{name}-*/[0-9]*")
+    return [folder for folder in folders if read_status(folder).get("status") == "RUNNING"]
 
 
 def warm_checkpoint(space: SearchSpace, run: TrainRun) -> Path:
@@ -130,6 +147,7 @@ def concurrent_trials(run: TrainRun, cpus: float) -> int:
 def _run_trials(
     space: SearchSpace, base: TrainRun, folder: Path, *, name: str, parent_run_id: str
 ) -> list[TrialResult]:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials: their reason is in the table
     trial = tune.with_parameters(partial(_trial), base=base, sweep=name, parent_run_id=parent_run_id)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=None)
@@ -164,7 +182,7 @@ def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id:
     """One trial: a run like any other, nested below the sweep's."""
     trial_id = tune.get_context().get_trial_id()
     run = change(base, [*config.items(), ("name", f"{sweep}-{trial_id}")])
-    outcome = conduct(run, _fit_quietly, fresh=False, parent_run_id=parent_run_id)
+    outcome = conduct(run, _fit_quietly, parent_run_id=parent_run_id)
     tune.report(outcome.summary)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from tats_ray.config.overrides import ConfigError, validated
+from tats_ray.config.overrides import ConfigError, read_yaml, validated
 from tats_ray.config.run import TrainRun
 
 
@@ -20,11 +20,11 @@ def read_run(path: Path) -> TrainRun:
         ConfigError: The file is missing, is not YAML, or holds a wrong setting.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = read_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is not YAML: {error}") from error
+        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path} must hold settings by name, got {type(tree).__name__}")
     try:

@@ -1,10 +1,13 @@
 """Dotted paths: the one way to name a knob, on the command line, in a file, in a sweep and in MLflow."""
 
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Union, get_args, get_origin
 
 import yaml
@@ -29,7 +32,7 @@ class Knob:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``path=value``; the value is read as YAML, so ``null``, ``true``, ``[1, 2]`` mean what they say.
+    """Split ``path=value``; the value is read as :func:`read_yaml` does.
 
     Raises:
         ConfigError: There is no ``=``, or the value is not YAML.
@@ -38,9 +41,37 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not path:
         raise ConfigError(f"an override must read path=value, got {text!r}; --help lists the paths")
     try:
-        return path.strip(), yaml.safe_load(value) if value else ""
+        return path.strip(), read_yaml(value) if value else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {path} cannot be read, got {value!r}: quote it") from error
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML in which ``true``, ``false`` and ``null`` mean what they say, and all else is the text that was typed.
+
+    A number becomes one where a setting asks for a number. So ``name=007`` stays ``007``, ``010`` is ten and not YAML's
+    eight, ``1e-3`` is a number, and ``12:30`` is none.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or has tags or aliases.
+    """
+    try:
+        return yaml.load(text, Loader=_TypedText)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+
+
+class _TypedText(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.YAMLError("aliases and tags are not read")
+        return super().compose_node(parent, index)
+
+
+_TypedText.yaml_implicit_resolvers = {}
+_TypedText.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|false|False)$"), list("tTfF"))
+_TypedText.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(null|)$"), ["n", ""])
 
 
 def change(run: TrainRun, overrides: Iterable[tuple[str, Any]]) -> TrainRun:
@@ -72,12 +103,20 @@ def validated(tree: Mapping[str, Any]) -> TrainRun:
     Raises:
         ConfigError: One line for each thing wrong.
     """
+    booleans = [line for path, value in flatten(tree).items() for line in _boolean_for_a_number(path, value)]
+    if booleans:
+        raise ConfigError("\n".join(booleans))
     try:
-        return TrainRun.model_validate(tree)
+        run = TrainRun.model_validate(tree)
     except ValidationError as error:
         wrong = error.errors(include_url=False)
         inner = [item for item in wrong if not any(_is_within(other["loc"], item["loc"]) for other in wrong)]
         raise ConfigError("\n".join(_explain(item) for item in inner)) from error
+    for path, value in flatten(run.model_dump()).items():
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ConfigError(f"{path}: must be finite, got {number}")
+    return run
 
 
 def unknown_knob(path: str, known: Iterable[str]) -> ConfigError:
@@ -139,7 +178,22 @@ def _type_name(annotation: Any) -> str:
         return " | ".join("null" if kind is type(None) else _type_name(kind) for kind in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"[{', '.join('...' if part is Ellipsis else _type_name(part) for part in get_args(annotation))}]"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     return getattr(annotation, "__name__", str(annotation))
+
+
+@cache
+def _types() -> dict[str, str]:
+    return {knob.path: knob.type for knob in knobs(TrainRun())}
+
+
+def _boolean_for_a_number(path: str, value: object) -> Iterator[str]:
+    """Yield what is wrong where pydantic would take ``true`` for 1."""
+    wanted = _types().get(path, "bool")
+    parts = value if isinstance(value, list | tuple) else [value]
+    if "bool" not in wanted:
+        yield from (f"{path}: must be {wanted}, got {str(part).lower()}" for part in parts if isinstance(part, bool))
 
 
 def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
@@ -147,7 +201,7 @@ def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bo
 
 
 def _explain(item: Any) -> str:
-    known = {knob.path: knob.type for knob in knobs(TrainRun())}
+    known = _types()
     tags = {kind for path, kinds in known.items() if path.endswith(".kind") for kind in kinds.split(" | ")}
     path = ".".join(str(part) for part in item["loc"] if part not in tags)
     if item["type"] == "union_tag_invalid":

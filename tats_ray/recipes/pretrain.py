@@ -13,7 +13,7 @@ from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig, Size
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.tracking.base import TrackingConfig
-from tats_ray.training.loop import TrainingConfig
+from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
 
 

@@ -1,69 +1,46 @@
 """The Ray layer against the same work without Ray: equal batches, equal weights, and no worker that waits for ever."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from ray.train import WorkerGroupError
 from safetensors.torch import load_file
 
 from tats_ray.cluster import train
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.cluster.train import check_fits, run_on_ray
-from tats_ray.config.overrides import ConfigError, change
+from tats_ray.cluster.train import check_cluster, check_fits, run_on_ray
+from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, TrainRun
-from tats_ray.data.listing import list_sources
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, split_held_out
-from tats_ray.data.probe import probe_record
-from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import Outcome, RunFailedError, conduct
-from tats_ray.recipes import recipe
-from tats_ray.tracking.base import RunHandle
 from tats_ray.training.context import LocalContext
 from tats_ray.training.loop import DataLossError
 from tats_ray.worker import Launch, run_alone
 
 STEPS = 4
-SMALL = {
-    "data.num_frames": 4,
-    "data.crop_size": 16,
-    "data.held_out": 2,
-    "model.patch_size": 4,
-    "model.encoder.embed_dim": 16,
-    "model.encoder.depth": 1,
-    "model.encoder.num_heads": 2,
-    "model.decoder.embed_dim": 16,
-    "model.decoder.num_heads": 2,
-    "masking.mask_ratio": 0.9,
-    "masking.visible.embed_dim": 8,
-    "masking.visible.switch.critic_by": 0.1,
+KNOBS = {
     "masking.visible.switch.policy_by": 0.3,
-    "masking.visible.ppo.rollout_steps": 2,
     "training.steps": STEPS,
-    "training.global_batch": 4,
     "training.micro_batch": 2,
-    "training.validate_every": 1,
     "training.picture_every": STEPS,
     "training.checkpoint_every": STEPS,
+    "cluster.num_workers": 1,
     "cluster.clips_per_block": 4,
     "cluster.max_failures": 0,
-    "cluster.use_gpu": False,
-    "tracking.log_every": 1,
 }
-
-
-def write_videos(folder: Path) -> Manifest:
-    make_videos(folder, SyntheticConfig(num_videos=10, frames=8, size=32))
-    return Manifest.of([probe_record(source, label=None) for source, _ in list_sources(folder)])
+RunOf = Callable[..., TrainRun]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write_videos(tmp_path_factory.mktemp("videos"))
+def manifest(tmp_path_factory: pytest.TempPathFactory, write_manifest: Callable[[Path], Path]) -> Manifest:
+    return Manifest.read(write_manifest(tmp_path_factory.mktemp("videos")))
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +48,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-def run_of(manifest: Manifest, results: Path, name: str, **knobs: object) -> TrainRun:
-    path = results / f"{name}.parquet"
-    manifest.write(path)
-    own = {"name": name, "results": str(results), "data.manifest": str(path)}
-    return change(recipe("tiny"), [*SMALL.items(), *own.items(), *knobs.items()])
+@pytest.fixture(scope="module")
+def run_of(results: Path, small_run: Callable[..., TrainRun]) -> RunOf:
+    def make(manifest: Manifest, name: str, **knobs: object) -> TrainRun:
+        path = results / f"{name}.parquet"
+        manifest.write(path)
+        return small_run(name, manifest=path, results=results, knobs={**KNOBS, **knobs})
+
+    return make
 
 
 def spec_of(run: TrainRun, *, steps: range, rank: int = 0, world_size: int = 1) -> ShareSpec:
@@ -101,37 +81,57 @@ def outcome_weights(outcome: Outcome) -> dict[str, torch.Tensor]:
     return {f"{number}.{name}": value for number, file in enumerate(files) for name, value in file.items()}
 
 
-def test_a_cluster_that_is_too_small_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"cluster.num_workers=2 .*needs 3 CPUs with one for decoding, and Ray has 2;"
-    ):
-        check_fits(ClusterConfig(num_workers=2), {"CPU": 2.0})
-    with pytest.raises(ConfigError, match=r"cluster.cpus_per_worker=4 needs 5 CPUs"):
-        check_fits(ClusterConfig(cpus_per_worker=4), {"CPU": 4.0})
-    with pytest.raises(ConfigError, match="needs 2 GPUs, and Ray has 1;"):
-        check_fits(ClusterConfig(num_workers=2, use_gpu=True), {"CPU": 8.0, "GPU": 1.0})
+@pytest.mark.parametrize(
+    ("cluster", "nodes", "message"),
+    [
+        (
+            ClusterConfig(num_workers=2),
+            [{"CPU": 2.0}],
+            r"cluster.num_workers=2 .*needs 3 CPUs with one for decoding, .* and Ray has 2;",
+        ),
+        (ClusterConfig(cpus_per_worker=4), [{"CPU": 4.0}], r"cluster.cpus_per_worker=4 needs 5 CPUs .* Ray has 4;"),
+        # Nine CPUs in all, but no machine for a worker of six.
+        (ClusterConfig(cpus_per_worker=6), [{"CPU": 5.0}, {"CPU": 4.0}], r"needs 7 CPUs .* Ray has 5 \+ 4;"),
+        # Two workers of two fit, and then no machine has a whole CPU left.
+        (ClusterConfig(num_workers=2, cpus_per_worker=2), [{"CPU": 2.5}, {"CPU": 2.5}], r"Ray has 2.5 \+ 2.5;"),
+        (ClusterConfig(), [], r"and Ray has ;"),
+        (ClusterConfig(num_workers=2, use_gpu=True), [{"CPU": 8.0, "GPU": 1.0}], r"needs 2 GPUs, .* has 1 GPUs with 8"),
+        # GPUs enough, but on a machine without the CPUs beside them.
+        (
+            ClusterConfig(num_workers=2, cpus_per_worker=4, use_gpu=True),
+            [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 16.0}],
+            r"needs 2 GPUs, each beside cluster.cpus_per_worker=4, .* has 2 GPUs with 4 CPUs \+ 0 GPUs with 16 CPUs",
+        ),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_refused(
+    cluster: ClusterConfig, nodes: list[dict[str, float]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_fits(cluster, nodes)
 
 
 @pytest.mark.parametrize(
     ("use_gpu", "gpus", "taken"), [(None, 2.0, True), (None, 1.0, False), (None, 0.0, False), (False, 8.0, False)]
 )
 def test_workers_take_gpus_when_there_are_enough(use_gpu: bool | None, gpus: float, taken: bool) -> None:
-    assert check_fits(ClusterConfig(num_workers=2, use_gpu=use_gpu), {"CPU": 8.0, "GPU": gpus}) is taken
+    assert check_fits(ClusterConfig(num_workers=2, use_gpu=use_gpu), [{"CPU": 8.0, "GPU": gpus}]) is taken
 
 
-def test_ctrl_c_means_what_it_says() -> None:
-    with pytest.raises(KeyboardInterrupt), train._interruptible():
-        raise SystemExit(0)  # as Ray Train's own handler does
+def test_workers_and_decoding_may_lie_on_several_machines() -> None:
+    two = ClusterConfig(num_workers=2, cpus_per_worker=2)
+    assert check_fits(two, [{"CPU": 2.0}, {"CPU": 3.0}]) is False
+    assert check_fits(two, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 1.0}]) is True
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
 def test_ray_streams_what_threads_stream(
-    manifest: Manifest, results: Path, monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int
+    manifest: Manifest, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int
 ) -> None:
     # Eight videos, four a step: steps 3 to 7 begin in mid-epoch and cross into the next two. The streams are cut short.
     monkeypatch.setattr("tats_ray.cluster.dataset.BLOCKS_PER_STREAM", 2)
-    run = run_of(manifest, results, "shares")
+    run = run_of(manifest, "shares")
     rows, _ = split_held_out(len(manifest), held_out=2, seed=0)
     spec = spec_of(run, steps=range(3, 8), rank=rank, world_size=world_size)
     found = ray_shares(manifest.select(rows), spec, clips_per_block=3, decode_cpus=1)
@@ -139,11 +139,13 @@ def test_ray_streams_what_threads_stream(
 
 
 @pytest.mark.ray
-def test_clips_that_fail_are_marked_and_left_out(results: Path, tmp_path: Path) -> None:
-    manifest = write_videos(tmp_path)
+def test_clips_that_fail_are_marked_and_left_out(
+    run_of: RunOf, tmp_path: Path, write_manifest: Callable[[Path], Path]
+) -> None:
+    manifest = Manifest.read(write_manifest(tmp_path))
     bad = manifest.record(4).path
     Path(bad).write_bytes(Path(bad).read_bytes()[:100])
-    spec = spec_of(run_of(manifest, results, "marked"), steps=range(3))
+    spec = spec_of(run_of(manifest, "marked"), steps=range(3))
     found = list(ray_shares(manifest, spec, clips_per_block=4, decode_cpus=None))
     assert_same(iter(found), threaded_shares(manifest, spec, threads=1), steps=3)
     failures = [failure for share in found for failure in share.failures]
@@ -154,18 +156,18 @@ def test_clips_that_fail_are_marked_and_left_out(results: Path, tmp_path: Path) 
 
 @pytest.mark.ray
 def test_a_run_on_ray_ends_with_the_weights_of_one_without(
-    manifest: Manifest, results: Path, capfd: pytest.CaptureFixture[str]
+    manifest: Manifest, run_of: RunOf, capfd: pytest.CaptureFixture[str]
 ) -> None:
     alone = conduct(
-        run_of(manifest, results, "alone", **{"cluster.num_workers": 0}),
+        run_of(manifest, "alone", **{"cluster.num_workers": 0}),
         lambda launch: run_alone(launch, LocalContext(torch.device("cpu"))),
     )
     capfd.readouterr()
-    on_ray = conduct(run_of(manifest, results, "on-ray"), run_on_ray)
+    on_ray = conduct(run_of(manifest, "on-ray"), run_on_ray)
     # One thread each, the same clips, the same draws: to the last bit.
     wanted, found = outcome_weights(alone), outcome_weights(on_ray)
     assert wanted.keys() == found.keys()
-    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    assert [name for name, value in wanted.items() if not torch.equal(value, found[name])] == []
     assert on_ray.summary == alone.summary
     said = capfd.readouterr()
     assert said.out == ""
@@ -174,43 +176,53 @@ def test_a_run_on_ray_ends_with_the_weights_of_one_without(
 
 
 @pytest.mark.ray
-def test_files_that_fail_on_one_rank_only_keep_nobody_waiting(results: Path, tmp_path: Path) -> None:
-    manifest = write_videos(tmp_path)
-    run = run_of(manifest, results, "one-rank", **{"cluster.num_workers": 2, "training.steps": 2})
+def test_files_that_fail_on_one_rank_only_keep_nobody_waiting(
+    run_of: RunOf, tmp_path: Path, write_manifest: Callable[[Path], Path]
+) -> None:
+    manifest = Manifest.read(write_manifest(tmp_path))
+    run = run_of(manifest, "one-rank", **{"cluster.num_workers": 2, "training.steps": 2})
     rows, _ = split_held_out(len(manifest), held_out=2, seed=run.seed)
     # Two steps of four clips show each of the eight videos once; the last two of each step are rank 1's.
     spec = replace(spec_of(run, steps=range(2), rank=1, world_size=2), seed=run.seed)
     train_set = manifest.select(rows)
-    its_rows = samples_at(spec.positions(), num_samples=len(train_set), seed=run.seed)
+    its_rows = samples_at(spec.positions(), parts=train_set.parts, seed=run.seed)
     lost = {train_set.record(row).path for row in its_rows.tolist()}
     for path in lost:
         Path(path).write_bytes(Path(path).read_bytes()[:100])
     outcome = conduct(run, run_on_ray)
     assert outcome.summary["failed_clips"] == len(lost) == 4
     assert outcome.summary["step"] == 2
-    assert not (outcome.launch.folder / "failed_clips.0.csv").exists()
-    with (outcome.launch.folder / "failed_clips.1.csv").open() as file:
-        assert {row[1] for row in csv.reader(file)} == lost
+    with (outcome.launch.folder / "quarantine.csv").open() as file:
+        assert {row["path"] for row in csv.DictReader(file)} == lost
 
 
 @pytest.mark.ray
-def test_more_workers_than_cpus_is_said_at_once(manifest: Manifest, results: Path) -> None:
-    run = run_of(manifest, results, "many", **{"cluster.num_workers": 4})
+def test_more_workers_than_cpus_is_said_before_anything_is_recorded(
+    manifest: Manifest, results: Path, run_of: RunOf
+) -> None:
+    run = run_of(manifest, "many", **{"cluster.num_workers": 4})
     with pytest.raises(
-        RunFailedError, match=r"cluster.num_workers=4 .* needs 5 CPUs with one for decoding, and Ray has 4"
+        RunFailedError, match=r"cluster.num_workers=4 .* needs 5 CPUs with one for decoding, .* and Ray has 4"
     ):
-        conduct(run, run_on_ray)
+        conduct(run, run_on_ray, check=check_cluster)
+    assert not (results / "many").exists()
 
 
 @pytest.mark.ray
-def test_an_error_that_another_try_would_not_mend_ends_the_run_as_it_is(
-    manifest: Manifest, results: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_that_a_user_must_read_is_told_as_it_is(
+    manifest: Manifest, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class InThisProcess:
-        """A trainer whose one worker is the caller: Ray would see it end well, and try no more."""
+        """A trainer whose one worker is the caller."""
 
         def __init__(self, launch: Launch, board: object, **_: object) -> None:
-            self.fit = lambda: train._worker({"launch": launch, "board": board})
+            self._config = {"launch": launch, "board": board}
+
+        def fit(self) -> None:
+            try:
+                train._worker(self._config)
+            except DataLossError as error:
+                raise WorkerGroupError("a worker failed", {0: error}) from error
 
     def lose(*_: object) -> None:
         raise DataLossError("too much is lost")
@@ -219,18 +231,37 @@ def test_an_error_that_another_try_would_not_mend_ends_the_run_as_it_is(
     monkeypatch.setattr(train, "RayContext", lambda board: LocalContext(torch.device("cpu")))
     monkeypatch.setattr(train, "run_training", lose)
     with pytest.raises(RunFailedError, match=r"^too much is lost$"):
-        conduct(run_of(manifest, results, "lost"), run_on_ray)
+        conduct(run_of(manifest, "lost"), run_on_ray)
 
 
 @pytest.mark.ray
-def test_a_worker_keeps_its_whole_traceback(manifest: Manifest, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def burst(*_: object) -> None:
-        raise RuntimeError("the pipes burst")
+def test_a_bug_ends_the_run_at_its_first_occurrence(
+    manifest: Manifest, results: Path, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = results / "lives"
 
-    monkeypatch.setattr(train, "RayContext", lambda board: LocalContext(torch.device("cpu")))
-    monkeypatch.setattr(train, "run_training", burst)
-    run = run_of(manifest, results, "burst")
-    launch = Launch(run, results, RunHandle(uri="", run_id="", experiment_id=""))
-    with pytest.raises(RuntimeError, match="the pipes burst"):
-        train._worker({"launch": launch, "board": None})
-    assert "the pipes burst" in (results / "error.worker_0.log").read_text()
+    def buggy(config: dict[str, Any]) -> None:
+        """Runs in the worker's process, where the patches end with it."""
+        from tats_ray.cluster import train
+        from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+
+        def burst(*_: object, **__: object) -> None:
+            raise RuntimeError("of this model\nthe pipes burst")
+
+        run_training = train.run_training
+
+        def living(*arguments: object) -> None:
+            with lives.open("a") as file:
+                file.write("born\n")
+            run_training(*arguments)  # type: ignore[arg-type]
+
+        MaskedAutoencoding.train_step = burst  # type: ignore[method-assign]
+        train.run_training = living  # type: ignore[assignment]
+        train._worker(config)
+
+    monkeypatch.setattr(train, "_worker", buggy)
+    log = results / "burst" / "0001" / "error.worker_0.log"
+    with pytest.raises(RunFailedError, match=rf"^RuntimeError: the pipes burst \(traceback: {log}\)$"):
+        conduct(run_of(manifest, "burst", **{"cluster.max_failures": 3}), run_on_ray)
+    assert lives.read_text() == "born\n"
+    assert "in burst" in log.read_text()

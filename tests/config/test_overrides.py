@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.overrides import ConfigError, change, flatten, knobs, parse_override
 from tats_ray.config.run import TrainRun
+from tats_ray.data.manifest import WeightedManifest
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.fixed import TubeConfig
 from tats_ray.masking.tats import TATSConfig
@@ -51,6 +52,7 @@ def at(run: TrainRun, path: str) -> Any:
         ("training.steps=12", 12),
         ("masking.mask_ratio=.5", 0.5),
         ("optim.weight_decay=1e-3", 1e-3),  # YAML 1.1 takes it for a text: a number needs a dot there
+        ("training.steps=010", 10),  # and that for eight
         ("optim.weight_decay=1.0e-3", 1e-3),
         ("data.flip=true", True),
         ("data.flip=false", False),
@@ -59,8 +61,17 @@ def at(run: TrainRun, path: str) -> Any:
         ("optim.betas=[0.8, 0.9]", (0.8, 0.9)),
         ("training.precision=bf16", "bf16"),
         ("tracking.uri=sqlite:////tmp/a=b.db", "sqlite:////tmp/a=b.db"),
-        ("data.manifest=/a folder/m.parquet", "/a folder/m.parquet"),
+        ("data.manifest=/a folder/m.parquet", (WeightedManifest(path="/a folder/m.parquet"),)),
+        ("data.manifest=[{path: 12, weight: 2}]", (WeightedManifest(path="12", weight=2.0),)),
+        ("results=/a#1:b", "/a#1:b"),
         ('name="123"', "123"),
+        ("name=123", "123"),
+        ("name=007", "007"),
+        ("name=1e3", "1e3"),
+        ("name=2024-01-31", "2024-01-31"),
+        ("name=no", "no"),
+        ("results=~", "~"),
+        ("results='null'", "null"),
     ],
 )
 def test_a_value_is_read_as_what_its_knob_is(text: str, value: object) -> None:
@@ -99,18 +110,28 @@ def test_the_kind_that_is_there_keeps_its_settings() -> None:
         ("seed", "an override must read path=value, got 'seed'"),
         ("=1", "an override must read path=value, got '=1'"),
         ("name=[", "the value of name cannot be read, got '\\[': quote it"),
-        ("seed=-1", "seed: input should be greater than or equal to 0, got -1"),
-        ("seed=1.5", "seed: input should be a valid integer, got a number with a fractional part, got 1.5"),
+        ("seed=-1", "seed: input should be greater than or equal to 0, got '-1'"),
+        ("seed=1.5", "seed: input should be a valid integer, .* got '1.5'"),
+        ("seed=12:30", "seed: input should be a valid integer, .* got '12:30'"),
+        ("training.steps=true", r"training.steps: must be int \| null, got true"),
+        ("optim.betas=[true, 0.9]", r"optim.betas: must be \[float, float\], got true"),
+        ("optim.max_grad_norm=false", r"optim.max_grad_norm: must be float \| null, got false"),
+        ("name=true", "name: must be str, got true"),
+        ("name=null", "name: input should be a valid string, got None"),
+        ("optim.weight_decay=inf", "optim.weight_decay: must be finite, got inf"),
+        ("optim.betas=[inf, 0.9]", "optim.betas: must be finite, got inf"),
+        ("seed=!!int 3", "the value of seed cannot be read, got '!!int 3': quote it"),
+        ("seed=&a [*a]", r"the value of seed cannot be read"),
+        ("seed=" + "[" * 5000, r"the value of seed cannot be read"),
         ("training.steps=many", "training.steps: input should be a valid integer, .* got 'many'"),
-        ("data.flip=1", "data.flip: input should be a valid boolean, got 1"),
+        ("data.flip=1", "data.flip: input should be a valid boolean, got '1'"),
         ("training.compile='yes'", "training.compile: input should be a valid boolean, got 'yes'"),
-        ("cluster.use_gpu=1", "cluster.use_gpu: input should be a valid boolean, got 1"),
+        ("cluster.use_gpu=1", "cluster.use_gpu: input should be a valid boolean, got '1'"),
         ("training.precision=fp16", "training.precision: input should be 'bf16' or 'fp32', got 'fp16'"),
         ("name=a/b", "name: string should match pattern .* got 'a/b'"),
-        ("name=123", "name: input should be a valid string, got 123"),
-        ("data.crop_scales=[2.0]", "data.crop_scales.0: input should be less than or equal to 1, got 2.0"),
-        ("masking.mask_ratio=1", "masking.mask_ratio: input should be less than 1, got 1"),
-        ("masking.mask_ratio=.nan", "masking.mask_ratio: input should be .* got nan"),
+        ("data.crop_scales=[2.0]", "data.crop_scales.0: input should be less than or equal to 1, got '2.0'"),
+        ("masking.mask_ratio=1", "masking.mask_ratio: input should be less than 1, got '1'"),
+        ("masking.mask_ratio=.nan", "masking.mask_ratio: input should be .* got '.nan'"),
         (
             "masking.visible.kind=tatts",
             r"masking.visible.kind: must be one of random \| tube \| adamae \| tats, got 'tatts'",
@@ -213,7 +234,7 @@ def test_a_file_may_leave_settings_out(tmp_path: Path) -> None:
         ("- 1", "must hold settings by name, got list"),
         ("", "must hold settings by name, got NoneType"),
         ("masking: {mask_rato: 0.5}", "there is no knob 'masking.mask_rato'; did you mean masking.mask_ratio"),
-        ("data: 5", "data: input should be .* got 5"),
+        ("data: 5", "data: input should be .* got '5'"),
         ("masking: {visible: {}}", "masking.visible: .*'kind'"),
         ("\x00", "is not YAML"),
     ],

@@ -1,0 +1,51 @@
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import ray
+
+from tats_ray.cluster.runtime import interruptible, machines_without, start_ray
+from tats_ray.config.overrides import ConfigError
+
+
+def test_ctrl_c_means_what_it_says() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    @interruptible()
+    def fit() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise SystemExit(0)  # as Ray Train's own handler does
+
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "nowhere.invalid:6379", "host:port"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        address = address.format(port=closed.getsockname()[1])
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was asked, which takes two minutes"))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=f"RAY_ADDRESS={address} does not answer .* unset RAY_ADDRESS"):
+            start_ray()
+
+
+@pytest.mark.ray
+def test_machines_that_do_not_see_the_results_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machines_without(tmp_path) == []  # there is one machine
+    (here,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [here])
+    monkeypatch.setattr(ray, "get_runtime_context", _Elsewhere)  # so that it is another machine that is asked
+    assert machines_without(tmp_path / "new") == []
+    monkeypatch.setattr(Path, "touch", lambda self: None)  # so that what is asked for is not to be found
+    assert machines_without(tmp_path / "new") == [here["NodeManagerAddress"]]
+    assert not list((tmp_path / "new").iterdir())
+
+
+class _Elsewhere:
+    def get_node_id(self) -> str:
+        return "another"
