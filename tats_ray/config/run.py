@@ -73,7 +73,7 @@ class TrainRun(BaseModel):
 
     name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Results lie under this name; an interrupted run of the same name is resumed."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""
     results: str | None = None
     """Folder for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
@@ -113,8 +113,14 @@ class TrainRun(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
-            build_method(self.model, self.masking, grid=self.grid, total_steps=1, global_batch=1, seed=0)
+        try:
+            with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
+                build_method(self.model, self.masking, grid=self.grid, total_steps=1, global_batch=1, seed=0)
+        except (OverflowError, RuntimeError, TypeError) as error:  # torch's words for more than it can count
+            raise ValueError(
+                f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see data, "
+                f"model and masking"
+            ) from error
         if (self.training.epochs is None) == (self.training.steps is None):
             raise ValueError(
                 f"exactly one of training.epochs and training.steps must be given, got "

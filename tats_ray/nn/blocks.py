@@ -96,7 +96,7 @@ class StackConfig(BaseModel):
 
     embed_dim: int = Field(default=768, gt=0, multiple_of=2)
     """Width of a token; even, and a multiple of ``num_heads``."""
-    depth: int = Field(default=12, gt=0)
+    depth: int = Field(default=12, gt=0, le=1000)
     """Number of blocks."""
     num_heads: int = Field(default=12, gt=0)
     """Attention heads of each block."""

@@ -20,7 +20,7 @@ class DecoderConfig(StackConfig):
 
     embed_dim: int = Field(default=384, gt=0, multiple_of=2)
     """Width of a token in the decoder; even, and a multiple of ``num_heads``."""
-    depth: int = Field(default=4, gt=0)
+    depth: int = Field(default=4, gt=0, le=1000)
     """Number of blocks."""
     num_heads: int = Field(default=6, gt=0)
     """Attention heads of each block."""
