@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.index import index_videos
 from tats_ray.cluster.runtime import start_ray
-from tats_ray.config.run import DataConfig
-from tats_ray.data.loader import ShareSpec, StepShare, decodes, load_samples, make_share, threaded_shares
+from tats_ray.data.config import DataConfig
+from tats_ray.data.loader import ShareSpec, StepShare, decodes, make_share, threaded_shares
 from tats_ray.data.manifest import Manifest
+from tats_ray.data.samples import load_samples
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 
 BATCH = 16

@@ -29,7 +29,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.draws import exponential_clocks

@@ -12,9 +12,10 @@ import torch
 
 from tats_ray.config.run import TrainRun
 from tats_ray.data.guard import GuardedDecoder
-from tats_ray.data.loader import Sample, ShareSpec, load_samples, make_share
+from tats_ray.data.loader import ShareSpec, make_share
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at, split_held_out
+from tats_ray.data.samples import Sample, load_samples
 from tats_ray.driver import prepare
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.averages import Averages

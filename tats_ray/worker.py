@@ -13,8 +13,9 @@ import torch
 
 from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
+from tats_ray.data.batches import ClipBatch
 from tats_ray.data.cache import CachingDecoder
-from tats_ray.data.clips import Clip, ClipBatch, load_center_clip
+from tats_ray.data.clips import Clip, load_center_clip
 from tats_ray.data.decode import Decode
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares

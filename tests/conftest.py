@@ -8,7 +8,7 @@ import torch
 
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.data.listing import list_sources
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.probe import probe_record

@@ -102,6 +102,12 @@ def test_the_package_itself_is_light() -> None:
     assert not heavy & set(ast.literal_eval(fresh(code)))
 
 
+@pytest.mark.parametrize("module", ["tats_ray.cluster.decode_task", "tats_ray.cluster.index"])
+def test_what_ray_data_tasks_import_is_light(module: str) -> None:
+    """Each of their processes would load torch: seconds before the first clip, and hundreds of MiB."""
+    assert fresh(f"import sys, {module}, tats_ray.data.config; print('torch' in sys.modules)") == "False"
+
+
 def test_files_are_short() -> None:
     long = {path.name: lines for path in FILES if (lines := len(path.read_text().splitlines())) > HARD_LIMIT}
     assert not long

@@ -14,7 +14,7 @@ import ray
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tats_ray.config.overrides import ConfigError
+from tats_ray.config.error import ConfigError
 
 CONNECT_SECONDS = 5.0
 """Until a cluster's head must take a connection; Ray itself would wait for two minutes."""

@@ -14,11 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from tats_ray.config.error import ConfigError
 from tats_ray.config.run import TrainRun
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be used; the message names the knob, shows the value, and says the way out."""
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,12 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from tats_ray.data.clips import ClipBatch, ClipConfig, load_clips
+from tats_ray.data.batches import ClipBatch
+from tats_ray.data.clips import ClipConfig
 from tats_ray.data.decode import Decode, decode_views
-from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.data.order import CLIP, samples_at, share_positions
-from tats_ray.data.source import DecodeError
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One decoded clip, or why there is none."""
-
-    position: int
-    path: str
-    video: np.ndarray | None  # uint8 [frames, height, width, 3]
-    reason: str = ""
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.order import samples_at, share_positions
+from tats_ray.data.samples import Sample, load_samples
 
 
 @dataclass(frozen=True)
@@ -67,21 +58,6 @@ class ShareSpec:
     def first_positions(self) -> np.ndarray:
         """The first position of each video that this worker decodes, in order."""
         return self.positions()[:: self.clip.views_per_decode]
-
-
-def load_samples(
-    record: VideoRecord, config: ClipConfig, *, seed: int, position: int, decode: Decode = decode_views
-) -> list[Sample]:
-    """Decode the clips at ``position`` and the ``views_per_decode - 1`` after it, which are cut from the same video.
-
-    Starts, crops and flips are a function of seed and position alone.
-    """
-    positions = range(position, position + config.views_per_decode)
-    try:
-        clips = load_clips(record, config, np.random.default_rng([seed, CLIP, position]), decode=decode)
-    except DecodeError as error:
-        return [Sample(position, record.source.name, None, error.reason) for position in positions]
-    return [Sample(position, record.source.name, clip.video) for position, clip in zip(positions, clips, strict=True)]
 
 
 def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:

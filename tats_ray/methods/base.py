@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.averages import Averages
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.draws import Scores, exponential_clocks
 from tats_ray.masking.fixed import random_tokens

@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Callable
 
 from tats_ray.config.overrides import ConfigError
-from tats_ray.config.run import DataConfig, TrainRun
+from tats_ray.config.run import TrainRun
+from tats_ray.data.config import DataConfig
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.fixed import TubeConfig
 from tats_ray.masking.tats import SwitchConfig, TATSConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.data.loader import StepShare
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut, Method

@@ -11,7 +11,8 @@ import torch
 
 from tats_ray.cluster import train
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.config.run import ClusterConfig, DataConfig, TrainRun
+from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.data.config import DataConfig
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.listing import list_sources
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares

@@ -3,7 +3,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tats_ray.data.clips import ClipBatch, ClipConfig, load_center_clip, load_clips
+from tats_ray.data.batches import ClipBatch
+from tats_ray.data.clips import ClipConfig, load_center_clip, load_clips
 from tats_ray.data.decode import Crop
 from tats_ray.data.probe import probe_record
 from tats_ray.data.source import DecodeError, VideoSource

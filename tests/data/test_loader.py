@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tats_ray.data import loader
+from tats_ray.data import samples
 from tats_ray.data.clips import Clip, ClipConfig
 from tats_ray.data.decode import Crop, Decode
 from tats_ray.data.guard import GuardConfig, GuardedDecoder
-from tats_ray.data.loader import Sample, ShareSpec, StepShare, load_samples, make_share, threaded_shares
+from tats_ray.data.loader import ShareSpec, StepShare, make_share, threaded_shares
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at
 from tats_ray.data.probe import probe
+from tats_ray.data.samples import Sample, load_samples
 from tats_ray.data.source import DecodeError, VideoSource
 
 NO_FILE = "No such file or directory"
@@ -159,7 +160,7 @@ def test_decoding_runs_a_bounded_number_of_steps_ahead(monkeypatch: pytest.Monke
         crop = Crop(x=0, y=0, width=1, height=1)
         return [Clip(np.zeros((4, 32, 32, 3), np.uint8), times=(0.0,), crop=crop, flipped=False, held=False)]
 
-    monkeypatch.setattr(loader, "load_clips", load_clips)
+    monkeypatch.setattr(samples, "load_clips", load_clips)
     manifest = Manifest.of([record(tmp_path / f"{number}.mp4", number) for number in range(6)])
     shares = threaded_shares(manifest, spec(steps=range(100)), threads=2, steps_ahead=2)
     next(iter(shares))
@@ -170,7 +171,7 @@ def test_other_errors_are_not_taken_for_bad_videos(monkeypatch: pytest.MonkeyPat
     def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         raise MemoryError
 
-    monkeypatch.setattr(loader, "load_clips", load_clips)
+    monkeypatch.setattr(samples, "load_clips", load_clips)
     manifest = Manifest.of([record(tmp_path / "0.mp4", 0)])
     with pytest.raises(MemoryError):
         next(threaded_shares(manifest, spec(), threads=1))
@@ -181,7 +182,7 @@ def test_every_position_draws_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         video = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
         return [Clip(video, times=(0.0,), crop=Crop(x=0, y=0, width=1, height=1), flipped=False, held=False)]
 
-    monkeypatch.setattr(loader, "load_clips", load_clips)
+    monkeypatch.setattr(samples, "load_clips", load_clips)
     one = record(tmp_path / "0.mp4", 0)
     asked = [(0, 2), (0, 3), (1, 2), (0, 2)]
     drawn = [load_samples(one, CLIP, seed=seed, position=position)[0].video for seed, position in asked]
@@ -194,6 +195,6 @@ def test_a_clip_that_does_not_decode_keeps_its_reason(monkeypatch: pytest.Monkey
     def load_clips(of: VideoRecord, config: ClipConfig, rng: np.random.Generator, *, decode: Decode) -> list[Clip]:
         raise DecodeError(of.path, "no frames")
 
-    monkeypatch.setattr(loader, "load_clips", load_clips)
+    monkeypatch.setattr(samples, "load_clips", load_clips)
     lost = load_samples(record(tmp_path / "0.mp4", 0), CLIP, seed=0, position=3)[0]
     assert lost == Sample(3, str(tmp_path / "0.mp4"), None, "no frames")

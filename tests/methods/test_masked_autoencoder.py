@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.draws import exponential_clocks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding

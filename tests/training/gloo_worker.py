@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tats_ray.data.clips import ClipBatch
+from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.tats import TATSConfig
