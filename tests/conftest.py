@@ -1,5 +1,6 @@
 """Small things that many tests share: one grid, random clips, a method around tiny modules."""
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def write_manifest() -> Callable[[Path], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """A shell starts background jobs deaf to Ctrl-C, and so would be the commands that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
