@@ -4,7 +4,8 @@
     python benchmarks/ingest.py --manifest videos.parquet         # on yours
     python benchmarks/ingest.py --soak 10000                      # Ray into a Train worker for long: is memory flat?
 
-All contenders decode the same clips by the same function and stack them into the same batches; they take turns.
+All contenders decode the same clips by the same function and stack them into the same batches; they take turns. As in a
+run, threads and Ray decode in child processes; the bare loop and torch's loader are spared that.
 "first batch" is the time until it is there, "steady" the rate without the first third of the clips. The loader and Ray
 use all cores, the bare loop one; "of bare" compares with the bare loop's rate times the cores.
 """
@@ -32,6 +33,7 @@ from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.index import index_videos
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.data.config import DataConfig
+from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, decodes, make_share, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.samples import load_samples
@@ -57,12 +59,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frame-stride", type=int, default=4)
     parser.add_argument("--crop-size", type=int, default=112)
-    parser.add_argument("--clips-per-block", type=int, default=16)
+    parser.add_argument("--clips-per-block", type=int, help="as cluster.clips_per_block (default: what a run takes)")
+    parser.add_argument("--ray-cpus", type=int, help="CPUs that Ray believes in (default: what a run uses)")
     parser.add_argument("--only", nargs="*", help="contenders to run beside the bare loop (default: all)")
     parser.add_argument("--soak", type=int, metavar="CLIPS", help="stream so many clips into a Train worker instead")
     options = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers would yield to everything else on this machine
-    start_ray()
+    start_ray(options.ray_cpus)
     with tempfile.TemporaryDirectory() as folder:
         manifest = Manifest.read(options.manifest or make_manifest(Path(folder)))
         data = DataConfig(num_frames=16, frame_stride=options.frame_stride, crop_size=options.crop_size)
@@ -91,7 +94,7 @@ def compare(manifest: Manifest, spec: ShareSpec, options: argparse.Namespace, fo
     contenders: dict[str, Callable[[], Rate]] = {
         "bare loop, one core": lambda: timed(bare(manifest, spec)),
         "DataLoader": lambda: timed(loader(manifest, spec, workers=cores)),
-        "threads, no Ray": lambda: timed(threaded_shares(manifest, spec, threads=cores)),
+        "threads, no Ray": lambda: timed(threaded(manifest, spec, threads=cores)),
         "Ray Data": lambda: timed(streamed(manifest, spec, options)),
         "Ray Data into Train": lambda: in_train_worker(manifest, spec, options, folder),
     }
@@ -172,6 +175,12 @@ def loader(manifest: Manifest, spec: ShareSpec, *, workers: int) -> Iterable[Ste
         collate_fn=partial(make_share, spec=spec),
         prefetch_factor=4,
     )
+
+
+def threaded(manifest: Manifest, spec: ShareSpec, *, threads: int) -> Iterable[StepShare]:
+    """Decode in children of this process's threads, as a run without Ray does."""
+    with GuardedDecoder(GuardConfig()) as decode:
+        yield from threaded_shares(manifest, spec, threads=threads, decode=decode)
 
 
 def streamed(manifest: Manifest, spec: ShareSpec, options: argparse.Namespace) -> Iterable[StepShare]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from tats_ray.cluster.decode_task import decode_rows
+from tats_ray.data.clips import ClipConfig
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.loader import ShareSpec, StepShare, make_share
 from tats_ray.data.manifest import Manifest
@@ -23,12 +24,16 @@ from tats_ray.data.samples import Sample
 BLOCKS_PER_STREAM = 2048
 """One stream plans this many decode tasks ahead; the next stream starts when it ends, which costs about a second."""
 
+BLOCK_BYTES, BLOCK_CLIPS = 64 * 2**20, 48
+"""What one decode task makes at most. A core idles between two tasks: tasks of 16 clips of 112 pixels left a quarter of
+two cores unused, tasks of 48 a tenth (docs/performance.md)."""
+
 
 def ray_shares(
     manifest: Manifest,
     spec: ShareSpec,
     *,
-    clips_per_block: int,
+    clips_per_block: int | None,
     decode_cpus: float | None,
     guard: GuardConfig = GuardConfig(),  # noqa: B008  # frozen
 ) -> Iterator[StepShare]:
@@ -37,10 +42,11 @@ def ray_shares(
     Args:
         manifest: The training videos.
         spec: Which samples, and how they are cut into micro-batches.
-        clips_per_block: Clips that one decode task makes.
+        clips_per_block: Clips that one decode task makes; None for what ``block_clips`` says.
         decode_cpus: CPUs that this worker's decode tasks may take together; None for all that are free.
         guard: What the decoding of one video may take.
     """
+    clips_per_block = clips_per_block or block_clips(spec.clip)
     steps_per_stream = max(1, BLOCKS_PER_STREAM * clips_per_block // spec.share)
     for first in range(spec.steps.start, spec.steps.stop, steps_per_stream):
         steps = range(first, min(first + steps_per_stream, spec.steps.stop))
@@ -51,6 +57,11 @@ def ray_shares(
             clips_per_block=clips_per_block,
             decode_cpus=decode_cpus,
         )
+
+
+def block_clips(clip: ClipConfig) -> int:
+    """Return how many clips a decode task makes where nobody says: worth its scheduling, and no more than memory bears."""
+    return max(1, min(BLOCK_CLIPS, BLOCK_BYTES // (clip.num_frames * clip.crop_size**2 * 3)))
 
 
 def _stream(

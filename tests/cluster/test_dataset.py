@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tats_ray.cluster import train
-from tats_ray.cluster.dataset import ray_shares
+from tats_ray.cluster.dataset import block_clips, ray_shares
 from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.data.clips import ClipConfig
 from tats_ray.data.config import DataConfig
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.listing import list_sources
@@ -64,3 +65,11 @@ def test_a_worker_that_keeps_frames_streams_what_tasks_would(videos: Manifest, m
     with train._decoders(run) as shares_of:
         kept = list(shares_of(videos, spec_of(range(5))))
     assert_same(kept, threaded_shares(videos, spec_of(range(5)), threads=1))
+
+
+@pytest.mark.parametrize(
+    ("frames", "pixels", "clips"),
+    [(16, 112, 48), (16, 224, 27), (128, 224, 3), (128, 1024, 1)],  # of 0.6, 2.4, 19 and 403 MB
+)
+def test_a_block_is_bounded_in_clips_and_in_bytes(frames: int, pixels: int, clips: int) -> None:
+    assert block_clips(ClipConfig(num_frames=frames, crop_size=pixels)) == clips
