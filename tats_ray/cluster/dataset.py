@@ -60,7 +60,7 @@ def ray_shares(
 
 
 def block_clips(clip: ClipConfig) -> int:
-    """Return how many clips a decode task makes where nobody says: worth its scheduling, and no more than memory bears."""
+    """Return the clips of a decode task where nobody says: worth its scheduling, and no more than memory bears."""
     return max(1, min(BLOCK_CLIPS, BLOCK_BYTES // (clip.num_frames * clip.crop_size**2 * 3)))
 
 
