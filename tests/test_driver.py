@@ -20,7 +20,7 @@ from tats_ray import driver
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest
-from tats_ray.driver import Outcome, RunFailedError, absolute, claim, conduct, end_as_killed, prepare
+from tats_ray.driver import Outcome, RunFailedError, claim, conduct, end_as_killed, prepare
 from tats_ray.interruption import Terminated
 from tats_ray.run_folder import read_status, write_status
 from tats_ray.tracking.base import RunHandle, TrackingError
@@ -365,17 +365,6 @@ def test_no_file_of_a_run_holds_a_password(run: TrainRun, manifest: Path) -> Non
     assert any("postgresql://db/mlflow" in text for text in texts)
     launch = Launch(run, folder, RunHandle(uri=uri, run_id="1", experiment_id="1"), {"AWS_SECRET": "hunter2"})
     assert "hunter2" not in repr(launch).replace(repr(run), "")
-
-
-def test_a_relative_path_counts_from_here_but_not_in_a_ray_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    assert absolute("some/where", "results") == str(tmp_path / "some" / "where")
-    assert absolute("~/x", "results") == str(Path.home() / "x")
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert absolute("/some/where", "results") == "/some/where"
-    with pytest.raises(ConfigError, match=r"^results must be an absolute path in a Ray job, got 'some/where'"):
-        absolute("some/where", "results")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
-from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut
 from tats_ray.methods.build import VisibleConfig
 from tats_ray.rl.ppo import PPOConfig
@@ -27,7 +26,7 @@ from tats_ray.training import checkpointer, loop
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.context import LocalContext
 from tats_ray.training.ledger import PARTS
-from tats_ray.training.loop import Job, LoopState, reduce_means, seeded, train
+from tats_ray.training.loop import Job, LoopState, seeded, train
 from tats_ray.training.quarantine import DataLossError
 from tats_ray.training.state import (
     Captured,
@@ -402,37 +401,3 @@ def test_a_step_that_lost_all_its_clips_changes_no_weight(make_job: Callable[...
     state = train(job, LoopState(), shares(failures=8, last=3))
     assert state.step == 3
     assert all(torch.equal(before[name], value) for name, value in everything(job).items())
-
-
-class Pair(LocalContext):
-    """Rank 0 of two; the other's numbers are given."""
-
-    def __init__(self, other: object) -> None:
-        super().__init__(torch.device("cpu"))
-        self.other = other
-
-    def all_gather(self, value: object) -> list[object]:
-        return [value, self.other]
-
-
-def test_means_weigh_every_element_alike() -> None:
-    averages = Averages()
-    averages.add("loss", torch.tensor([1.0, 2.0, 3.0]))
-    averages.add("empty", torch.zeros(0))
-    means = reduce_means(averages, Pair({"loss": (10.0, 1.0), "elsewhere": (3.0, 2.0)}))
-    assert means == {"loss": 4.0, "elsewhere": 1.5}
-
-
-def test_explained_variance_is_derived_from_the_sums_of_all() -> None:
-    averages = Averages()
-    averages.add("validation/critic_error", torch.tensor([0.3, 0.5]))
-    averages.add("validation/error_variance", torch.tensor([1.5, 2.5]))
-    averages.add("ppo/value_loss", torch.tensor([2.0]))
-    other = {
-        "validation/critic_error": (0.2, 2.0),
-        "validation/error_variance": (0.0, 2.0),
-        "ppo/error_variance": (0.0, 1.0),
-    }
-    means = reduce_means(averages, Pair(other))
-    assert means["validation/explained_variance"] == pytest.approx(1 - 0.25 / 1.0)
-    assert "ppo/explained_variance" not in means  # nothing varied
