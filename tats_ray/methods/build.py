@@ -7,10 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig, AdaMAEScorer
 from tats_ray.masking.fixed import RandomConfig, TubeConfig
+from tats_ray.masking.frame_difference import FrameDifferenceConfig, FrameDifferenceScorer
 from tats_ray.masking.planner import MaskPlanner, PolicyRule, RandomRule, TubeRule, VisibleRule
 from tats_ray.masking.tats import TATSConfig, TATSScorer
 from tats_ray.methods.masked_autoencoder import Autoencoder, MaskedAutoencoding
-from tats_ray.methods.sampler_updates import JointPolicyGradient, NoUpdate, PPOUpdate, SamplerUpdate
+from tats_ray.methods.sampler_updates import (
+    FixedScores,
+    JointPolicyGradient,
+    NoUpdate,
+    PPOUpdate,
+    SamplerUpdate,
+)
 from tats_ray.nn import cost
 from tats_ray.nn.cost import autoencoder_macs, block_macs, trajectory_block_macs
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
@@ -19,7 +26,9 @@ from tats_ray.nn.positions import PositionKind, position_table
 
 CHANNELS = 3
 
-VisibleConfig = Annotated[RandomConfig | TubeConfig | AdaMAEConfig | TATSConfig, Field(discriminator="kind")]
+VisibleConfig = Annotated[
+    RandomConfig | TubeConfig | FrameDifferenceConfig | AdaMAEConfig | TATSConfig, Field(discriminator="kind")
+]
 
 
 class ModelConfig(BaseModel):
@@ -78,6 +87,8 @@ def build_method(
     match masking.visible:
         case RandomConfig() | TubeConfig():
             update = NoUpdate()
+        case FrameDifferenceConfig() as config:
+            update = FixedScores(FrameDifferenceScorer(config, grid=grid, tubelet_size=model.tubelet_size))
         case AdaMAEConfig() as config:
             scorer = AdaMAEScorer(config, grid=grid, dim=model.encoder.embed_dim)
             update = JointPolicyGradient(scorer, encoder.embed, loss_weight=config.loss_weight)
@@ -107,7 +118,7 @@ def visible_rule(masking: MaskingConfig, grid: TokenGrid) -> VisibleRule:
             return RandomRule(grid, masking.mask_ratio)
         case TubeConfig():
             return TubeRule(grid, masking.mask_ratio)
-        case AdaMAEConfig() | TATSConfig():
+        case FrameDifferenceConfig() | AdaMAEConfig() | TATSConfig():
             return PolicyRule(grid, masking.mask_ratio)
         case never:
             assert_never(never)
@@ -124,7 +135,7 @@ def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGri
         model.encoder, model.decoder, visible=visible, target=tokens - visible, patch_pixels=model.patch_pixels
     )
     match masking.visible:
-        case RandomConfig() | TubeConfig():
+        case RandomConfig() | TubeConfig() | FrameDifferenceConfig():
             sampler = 0
         case AdaMAEConfig():
             dim = model.encoder.embed_dim

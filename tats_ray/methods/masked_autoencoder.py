@@ -152,11 +152,8 @@ class MaskedAutoencoding:
             averages.add(f"sampler/{name}_lift", lift(probability[known], amount[known]))
 
     def scores(self, patches: Tensor) -> Scores | None:
-        """Return the sampler's scores whatever its stage; None for a fixed rule."""
-        scorer = self.update.scorer
-        if scorer is None:
-            return None
-        return self.update.score(patches) if self.update.stage == "joint" else scorer(patches)
+        """Return the sampler's scores whatever its stage; None for a rule without preference."""
+        return self.update.prefer(patches)
 
     def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
         """Let the sampler switch its stages."""

@@ -44,6 +44,10 @@ class SamplerUpdate(Protocol):
         """Score a batch for the draw; None draws uniformly."""
         ...
 
+    def prefer(self, patches: Tensor) -> Scores | None:
+        """Score a batch as the sampler would if it drew, whatever its stage; None for a rule without preference."""
+        ...
+
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:
         """Return a term of the autoencoder's loss, ``[clips]``."""
         ...
@@ -81,6 +85,10 @@ class NoUpdate:
         """Nothing to score."""
         return None
 
+    def prefer(self, patches: Tensor) -> Scores | None:
+        """Whatever the draw has."""
+        return self.score(patches)
+
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:
         """No term."""
         return None
@@ -101,6 +109,17 @@ class NoUpdate:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """No state."""
+
+
+class FixedScores(NoUpdate):
+    """Drawn from scores that nobody learns."""
+
+    def __init__(self, scorer: Callable[[Tensor], Scores]) -> None:
+        self._scorer = scorer
+
+    def score(self, patches: Tensor) -> Scores | None:
+        """Score for the draw."""
+        return self._scorer(patches)
 
 
 class JointPolicyGradient(NoUpdate):
@@ -156,6 +175,10 @@ class PPOUpdate:
             return None
         with torch.no_grad():
             return self.scorer(patches)
+
+    def prefer(self, patches: Tensor) -> Scores | None:
+        """Score also while the policy is off."""
+        return self.scorer(patches)
 
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:
         """No term: sampler and autoencoder share nothing."""

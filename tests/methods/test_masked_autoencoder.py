@@ -12,6 +12,7 @@ from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.masking.fixed import RandomConfig, TubeConfig
+from tats_ray.masking.frame_difference import FrameDifferenceConfig
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut
@@ -26,10 +27,15 @@ Steppers = Callable[..., GradientStepper]
 
 # AdaMAE without its dropout, which would draw other noise for other micro-batches.
 ADAMAE = AdaMAEConfig(num_heads=2, dropout=0.0, loss_weight=0.1)
-KINDS: dict[str, VisibleConfig] = {"random": RandomConfig(), "tube": TubeConfig(), "adamae": ADAMAE}
+KINDS: dict[str, VisibleConfig] = {
+    "random": RandomConfig(),
+    "tube": TubeConfig(),
+    "frame-difference": FrameDifferenceConfig(),
+    "adamae": ADAMAE,
+}
 
 
-@pytest.fixture(params=["random", "tube", "adamae", "tats"])
+@pytest.fixture(params=["random", "tube", "frame-difference", "adamae", "tats"])
 def kind(request: pytest.FixtureRequest, tats: TATSConfig) -> VisibleConfig:
     return {**KINDS, "tats": tats}[request.param]
 
@@ -230,6 +236,7 @@ def test_modules_and_trainables_by_kind(kind: VisibleConfig, make_method: Method
     assert (modules, trainables) == {
         "random": ({"autoencoder"}, {"autoencoder"}),
         "tube": ({"autoencoder"}, {"autoencoder"}),
+        "frame-difference": ({"autoencoder"}, {"autoencoder"}),
         "adamae": ({"autoencoder", "adamae"}, {"autoencoder"}),
         "tats": ({"autoencoder", "tats"}, {"autoencoder", "sampler"}),
     }[kind.kind]
