@@ -42,7 +42,7 @@ from tats_ray.nn.encoder import EncoderConfig
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.tracking.provenance import provenance_tags
 from tats_ray.training.context import LocalContext
-from tats_ray.training.optim import OptimConfig, constant_trainable, cosine_trainable
+from tats_ray.training.optim import OptimConfig, constant_trainable, scheduled_trainable
 from tats_ray.training.stepper import GradientStepper
 
 Step = Callable[[int], None]
@@ -128,7 +128,7 @@ def our_step(model: ModelConfig, rule: VisibleConfig, video: torch.Tensor, optio
         if name == "sampler":
             trainables[name] = constant_trainable(module, learning_rate=1e-5, max_grad_norm=0.5)
         else:
-            trainables[name] = cosine_trainable(module, OptimConfig(), global_batch=len(video), total_steps=10**6)
+            trainables[name] = scheduled_trainable(module, OptimConfig(), global_batch=len(video), total_steps=10**6)
     context = LocalContext(video.device)
     stepper = GradientStepper(trainables, context, precision=options.precision, max_skipped_steps=0)
     if options.compile:

@@ -153,7 +153,7 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     manifest = Manifest.read_all(named)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
-    run.total_steps(epoch_length(videos.parts))
+    _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0:
@@ -164,6 +164,19 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
         )
     _check_cache(run, videos)
     return run, manifest
+
+
+def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
+    if run.init_takes == "weights":
+        return
+    if run.init is None:
+        raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
+    step = checkpoint_step(Path(run.init))
+    if step >= total_steps:
+        raise ConfigError(
+            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
+            f"raise training.steps (or training.epochs) above it"
+        )
 
 
 def _check_cache(run: TrainRun, videos: Manifest) -> None:

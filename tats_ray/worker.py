@@ -31,7 +31,7 @@ from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.training.context import LocalContext, WorkerContext
 from tats_ray.training.ledger import matmul_flops
 from tats_ray.training.loop import Job, LoopState, train
-from tats_ray.training.optim import Trainable, constant_trainable, cosine_trainable
+from tats_ray.training.optim import Trainable, constant_trainable, scheduled_trainable
 from tats_ray.training.state import (
     CheckpointError,
     latest_checkpoint,
@@ -228,7 +228,7 @@ def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoen
     )
     for module in method.modules().values():
         module.to(device)
-    if run.init is not None:
+    if run.init is not None and run.init_takes == "weights":
         verify_checkpoint(Path(run.init))
         for name, module in method.modules().items():
             if name == "autoencoder" or (Path(run.init) / f"{name}.safetensors").exists():
@@ -255,7 +255,7 @@ def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int)
                 module, learning_rate=ppo.learning_rate, max_grad_norm=ppo.max_grad_norm
             )
         else:
-            trainables[name] = cosine_trainable(
+            trainables[name] = scheduled_trainable(
                 module, run.optim, global_batch=run.training.global_batch, total_steps=total_steps
             )
     return trainables
@@ -265,6 +265,8 @@ def _restore(
     launch: Launch, method: MaskedAutoencoding, trainables: dict[str, Trainable], context: WorkerContext
 ) -> LoopState:
     checkpoint = latest_checkpoint(launch.folder / "checkpoints")
+    if checkpoint is None and launch.run.init is not None and launch.run.init_takes == "training":
+        checkpoint = Path(launch.run.init)
     if checkpoint is None:
         return LoopState()
     saved = load_checkpoint(checkpoint, method.modules(), trainables, device=context.device)

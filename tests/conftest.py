@@ -23,7 +23,7 @@ from tats_ray.nn.encoder import EncoderConfig
 from tats_ray.recipes import recipe
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.context import LocalContext, WorkerContext
-from tats_ray.training.optim import OptimConfig, constant_trainable, cosine_trainable
+from tats_ray.training.optim import OptimConfig, constant_trainable, scheduled_trainable
 from tats_ray.training.stepper import GradientStepper
 
 FRAMES, SIDE = 8, 16
@@ -148,7 +148,7 @@ def make_stepper() -> Callable[..., GradientStepper]:
         trainables = {
             name: constant_trainable(module, learning_rate=3e-3, max_grad_norm=0.5)
             if name == "sampler"
-            else cosine_trainable(module, config, global_batch=8, total_steps=100)
+            else scheduled_trainable(module, config, global_batch=8, total_steps=100)
             for name, module in method.trainables().items()
         }
         context = context or LocalContext(torch.device("cpu"))

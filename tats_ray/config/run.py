@@ -1,7 +1,7 @@
 """TrainRun: the configurations of all components composed into one run, and what follows from them."""
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
@@ -45,7 +45,10 @@ class TrainRun(BaseModel):
     results: str | None = None
     """Folder for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
     init: str | None = None
-    """Folder of a checkpoint whose weights the run starts from: the autoencoder's, and a sampler's of the same kind."""
+    """Run folder or checkpoint that the run starts from; ``init_takes`` says with what."""
+    init_takes: Literal["weights", "training"] = "weights"
+    """Weights alone, the autoencoder's and a sampler's of the same kind, to start at step 0; or all of the training,
+    optimisers, sampler and step, to go on from there with other settings: a longer or shorter schedule, say."""
     data: DataConfig = DataConfig()
     """Which videos, and how clips are taken from them."""
     model: ModelConfig = ModelConfig()

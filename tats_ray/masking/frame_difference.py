@@ -26,8 +26,8 @@ class FrameDifferenceConfig(BaseModel):
     kind: Literal["frame-difference"] = "frame-difference"
     """Strategy by which the visible tokens are chosen."""
     lift: float = Field(default=2.0, gt=1, le=100)
-    """How many times as much frame difference is drawn as by uniform drawing; where motion is spread too evenly for that,
-    tokens are drawn in proportion to it."""
+    """How many times as much frame difference is drawn as by uniform drawing; where motion is spread too evenly for
+    that, tokens are drawn in proportion to it."""
 
 
 class FrameDifferenceScorer:

@@ -10,21 +10,29 @@ from types import TracebackType
 from typing import Literal
 
 from tats_ray.training.context import WorkerContext
-from tats_ray.training.state import Captured, CheckpointError, checkpoint_measured, checkpoints, write_checkpoint
+from tats_ray.training.state import (
+    Captured,
+    CheckpointError,
+    checkpoint_measured,
+    checkpoint_step,
+    checkpoints,
+    write_checkpoint,
+)
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest ones, and the best by one metric of their last validation."""
+    """Which checkpoints stay: the newest, the best by a metric of its last validation, those after given steps."""
 
     keep: int
     best: str | None = None
     mode: Literal["min", "max"] = "min"
+    after: tuple[int, ...] = ()
 
     def apply(self, root: Path) -> None:
         """Remove the rest; the newest is never among it."""
         found = checkpoints(root)
-        kept = {*found[-self.keep :], self._best(found)}
+        kept = {*found[-self.keep :], self._best(found), *(first_after(found, step) for step in self.after)}
         for folder in found:
             if folder not in kept:
                 rmtree(folder)
@@ -35,6 +43,11 @@ class Retention:
         values = {folder: value for folder in found if isfinite(value := _measured(folder, self.best))}
         sign = 1 if self.mode == "min" else -1
         return min(reversed(values), key=lambda folder: sign * values[folder], default=None)  # of equals the newest
+
+
+def first_after(found: Sequence[Path], step: int) -> Path | None:
+    """Return the first checkpoint at or after a step, of ``found`` from oldest to newest."""
+    return next((folder for folder in found if checkpoint_step(folder) >= step), None)
 
 
 class Checkpointer:

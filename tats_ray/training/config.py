@@ -1,6 +1,6 @@
 """Settings of the training loop."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
@@ -32,6 +32,8 @@ class TrainingConfig(BaseModel):
     """Steps between checkpoints; one is taken at the next step at which the sampler's rollout buffer is empty."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
+    keep_after: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps after which the next checkpoint is taken at once and never removed."""
     keep_best: str | None = None
     """Metric of the validation, such as validation/random_mask_error, whose best checkpoint is kept as well."""
     keep_best_mode: Literal["min", "max"] = "min"

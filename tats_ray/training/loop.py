@@ -75,7 +75,9 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
         on_error=job.on_error,
         max_failed_share=job.max_failed_share,
     )
-    retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
+    retention = Retention(
+        config.keep_checkpoints, best=config.keep_best, mode=config.keep_best_mode, after=config.keep_after
+    )
     with Checkpointer(job.folder / "checkpoints", job.context, retention) as checkpointer:
         try:
             _Training(job, state, checkpointer, quarantine).run(shares)
@@ -112,7 +114,7 @@ class _Training:
                 self._validate()
             if config.picture_every is not None and (step % config.picture_every == 0 or last):
                 self._take_pictures()
-            checkpoint_due = checkpoint_due or step % config.checkpoint_every == 0
+            checkpoint_due |= step % config.checkpoint_every == 0 or step in config.keep_after
             if last or (checkpoint_due and job.method.at_rest):
                 self._save()
                 checkpoint_due = False

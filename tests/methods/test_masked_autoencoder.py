@@ -66,7 +66,7 @@ def plain_descent(stepper: GradientStepper) -> None:
     """Step along the gradient: AdamW makes full steps of the rounding of a gradient that is zero, a key's bias."""
     for trainable in stepper.trainables.values():
         trainable.optimizer = torch.optim.SGD(trainable.parameters, lr=0.05)
-        trainable.scheduler = None
+        trainable.schedule = None
 
 
 def run(method: MaskedAutoencoding, stepper: GradientStepper, batches: list[ClipBatch], *, steps: int = 2) -> Averages:

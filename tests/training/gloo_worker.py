@@ -66,7 +66,7 @@ def play(scenario: Scenario, context: LocalContext) -> dict[str, object]:
         torch.nn.init.normal_(method.modules()["tats"].get_parameter("actor.weight"))
     # Plain descent: AdamW would turn the rounding of a gradient that is zero, a key's bias, into full steps.
     trainables = {
-        name: Trainable(module, torch.optim.SGD(module.parameters(), lr=0.05), max_grad_norm=0.5, scheduler=None)
+        name: Trainable(module, torch.optim.SGD(module.parameters(), lr=0.05), max_grad_norm=0.5, schedule=None)
         for name, module in method.trainables().items()
     }
     stepper = GradientStepper(trainables, context, precision="fp32", max_skipped_steps=10)

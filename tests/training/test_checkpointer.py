@@ -16,7 +16,7 @@ from tats_ray.training import checkpointer as module
 from tats_ray.training import state
 from tats_ray.training.checkpointer import Checkpointer, Retention
 from tats_ray.training.context import LocalContext
-from tats_ray.training.optim import OptimConfig, cosine_trainable
+from tats_ray.training.optim import OptimConfig, scheduled_trainable
 from tats_ray.training.state import (
     Captured,
     CheckpointError,
@@ -48,7 +48,7 @@ def taken(step: int, over: Captured | None = None) -> Captured:
     """A state of some hundred kilobytes."""
     torch.manual_seed(step)
     layer = nn.Linear(WIDTH, WIDTH, bias=False)
-    trainable = cosine_trainable(layer, OptimConfig(), global_batch=256, total_steps=10)
+    trainable = scheduled_trainable(layer, OptimConfig(), global_batch=256, total_steps=10)
     layer(torch.ones(1, WIDTH)).sum().backward()
     trainable.optimizer.step()
     return capture(
@@ -255,6 +255,7 @@ def make_checkpoints(tmp_path: Path) -> Callable[..., Path]:
     [
         (Retention(1), [6]),
         (Retention(2), [5, 6]),
+        (Retention(1, after=(2, 4)), [2, 4, 6]),
         (Retention(9), [1, 2, 3, 4, 5, 6]),
         (Retention(1, "validation/x", "min"), [4, 6]),  # of two that are best, the newer
         (Retention(2, "validation/x", "max"), [1, 5, 6]),

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from tats_ray.training.optim import OptimConfig, Trainable, constant_trainable, cosine_trainable
+from tats_ray.training.optim import (
+    OptimConfig,
+    Trainable,
+    constant_rate,
+    constant_trainable,
+    scheduled_trainable,
+)
 
 
 class Parts(nn.Module):
@@ -22,7 +28,7 @@ class Parts(nn.Module):
 
 def trainable(*, global_batch: int = 512) -> Trainable:
     config = OptimConfig(base_learning_rate=0.1, base_min_learning_rate=0.01, warmup_share=0.1)
-    return cosine_trainable(Parts(), config, global_batch=global_batch, total_steps=100)
+    return scheduled_trainable(Parts(), config, global_batch=global_batch, total_steps=100)
 
 
 def rate(step: int, *, global_batch: int = 512) -> float:
@@ -76,3 +82,24 @@ def test_the_samplers_rate_is_constant_and_nothing_decays() -> None:
         assert made.learning_rate == 1.5e-3
     assert [group["weight_decay"] for group in made.optimizer.param_groups] == [0.0]
     assert made.max_grad_norm == 0.5
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"), [(0, 0.0), (5, 0.1), (10, 0.2), (79, 0.2), (80, 0.2), (90, 0.11), (99, 0.029), (100, 0.02)]
+)
+def test_a_constant_rate_and_its_cool_down_by_hand(step: int, wanted: float) -> None:
+    config = OptimConfig(
+        base_learning_rate=0.1, base_min_learning_rate=0.01, warmup_share=0.1, schedule="constant", cooldown_share=0.2
+    )
+    made = scheduled_trainable(Parts(), config, global_batch=512, total_steps=100)
+    made.set_step(step)
+    assert made.learning_rate == pytest.approx(wanted)
+
+
+def test_runs_of_all_lengths_share_the_constant_part() -> None:
+    def rates(total: int, cooldown: int) -> list[float]:
+        config = OptimConfig(schedule="constant", warmup_share=10 / total, cooldown_share=cooldown / total)
+        return [constant_rate(step, config, total_steps=total) for step in range(total)]
+
+    assert rates(100, 20)[:50] == rates(70, 20)[:50]
+    assert rates(100, 20)[80:] == pytest.approx(rates(70, 20)[50:])

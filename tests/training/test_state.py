@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tats_ray.training.checkpointer import Retention
-from tats_ray.training.optim import OptimConfig, Trainable, constant_trainable, cosine_trainable
+from tats_ray.training.optim import OptimConfig, Trainable, constant_trainable, scheduled_trainable
 from tats_ray.training.state import (
     CheckpointError,
     capture,
@@ -33,7 +33,7 @@ class Run:
         autoencoder = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 4))
         self.modules: dict[str, nn.Module] = {"autoencoder": autoencoder, "tats": nn.Linear(4, 4)}
         self.trainables: dict[str, Trainable] = {
-            "autoencoder": cosine_trainable(autoencoder, OptimConfig(), global_batch=256, total_steps=10),
+            "autoencoder": scheduled_trainable(autoencoder, OptimConfig(), global_batch=256, total_steps=10),
             "sampler": constant_trainable(self.modules["tats"], learning_rate=0.1, max_grad_norm=0.5),
         }
 

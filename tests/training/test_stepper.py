@@ -23,8 +23,8 @@ def descent(*, max_grad_norm: float | None = None, max_skipped_steps: int = 2) -
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.5)
     plain = torch.optim.SGD(module.parameters(), lr=1.0)
     trainables = {
-        "plain": Trainable(module, plain, max_grad_norm=max_grad_norm, scheduler=None),
-        "adam": Trainable(module, optimizer, max_grad_norm=max_grad_norm, scheduler=None),
+        "plain": Trainable(module, plain, max_grad_norm=max_grad_norm, schedule=None),
+        "adam": Trainable(module, optimizer, max_grad_norm=max_grad_norm, schedule=None),
     }
     context = LocalContext(torch.device("cpu"))
     return module, GradientStepper(trainables, context, precision="fp32", max_skipped_steps=max_skipped_steps)
