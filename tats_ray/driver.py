@@ -259,6 +259,18 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
     return folder, None
 
 
+def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
+    """Return the folder of a finished run of this name, these settings and these videos; None when there is none."""
+    assert run.results is not None
+    root = Path(run.results) / run.name
+    for number in range(next_number(root) - 1, 0, -1):
+        folder = root / f"{number:04d}"
+        status = read_status(folder)
+        if status.get("status") == "FINISHED" and not _changed(run, folder, status, manifest):
+            return folder
+    return None
+
+
 def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     tracking = run.tracking
@@ -319,6 +331,16 @@ def _handle_of(run: TrainRun, folder: Path) -> RunHandle:
 
 
 def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
+    changed = _changed(run, folder, status, manifest)
+    if changed:
+        raise ConfigError(
+            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume "
+            f"it, start anew with --fresh, or give this run another name="
+        )
+
+
+def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> list[str]:
+    """Say which settings that matter for what is learnt a run does not share with the one in a folder."""
     before = flatten(read_run(folder / "run.yaml").model_dump(mode="json"))
     now = flatten(run.model_dump(mode="json"))
     changed = [
@@ -328,11 +350,7 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
     ]
     if status.get("manifest_hash") not in (None, manifest.hash):
         changed.append(f"the content of {manifest.name} has changed")
-    if changed:
-        raise ConfigError(
-            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume "
-            f"it, start anew with --fresh, or give this run another name="
-        )
+    return changed
 
 
 def _record_failure(folder: Path, error: BaseException) -> str:

@@ -81,7 +81,7 @@ def sweep(space: SearchSpace, run: TrainRun) -> SweepResult:
         name = f"{space.name}-{folder.name}"
         with abandoned(folder):
             handle = _open(space, base, folder, name=name)
-        with recorded(partial(_end, base, handle, name)):
+        with recorded(partial(end_family, base, handle, name)):
             trials = _run_trials(space, base, folder, name=name, parent_run_id=handle.run_id)
             table = _write_table(space, trials, folder / "trials.csv")
             tracker = MlflowTracker(handle)
@@ -100,8 +100,8 @@ def _open(space: SearchSpace, base: TrainRun, folder: Path, *, name: str) -> Run
     )
 
 
-def _end(base: TrainRun, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
-    """Record how a sweep ended, and how those of its trials did whose processes were killed before they could."""
+def end_family(base: TrainRun, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
+    """Record how the parent of the runs called ``name-...`` ended, and those of them that were killed with it."""
     close_record(handle, status, reason=reason)  # first: a job that is stopped has few seconds
     begun = _running(base, name)
     if status == "KILLED":
@@ -169,7 +169,7 @@ def _run_trials(
             name=str((result.metrics or {}).get("trial_id", "-")).split("_")[-1],
             knobs={key.removeprefix("config/"): value for key, value in (result.config or {}).items()},
             metrics={key: value for key, value in (result.metrics or {}).items() if isinstance(value, int | float)},
-            error=None if result.error is None else _last_line(result.error),
+            error=None if result.error is None else last_line(result.error),
         )
         for result in grid
     ]
@@ -182,11 +182,12 @@ def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id:
     """One trial: a run like any other, nested below the sweep's."""
     trial_id = tune.get_context().get_trial_id()
     run = change(base, [*config.items(), ("name", f"{sweep}-{trial_id}")])
-    outcome = conduct(run, _fit_quietly, parent_run_id=parent_run_id)
+    outcome = conduct(run, fit_quietly, parent_run_id=parent_run_id)
     tune.report(outcome.summary)
 
 
-def _fit_quietly(launch: Launch) -> None:
+def fit_quietly(launch: Launch) -> None:
+    """Train on Ray Train from inside a task, without a bar."""
     start_ray()
     board: Board = ProgressBoard.remote()
     fit(launch, board)
@@ -203,7 +204,8 @@ def _write_table(space: SearchSpace, trials: list[TrialResult], path: Path) -> P
     return path
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Return what an error that crossed processes says in the end."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 

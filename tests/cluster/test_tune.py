@@ -89,7 +89,7 @@ def swept(
             os.kill(os.getpid(), signal.SIGKILL)
 
         if config["optim.base_learning_rate"] == KILLED:
-            sweeps._fit_quietly = die
+            sweeps.fit_quietly = die
         sweeps._trial(config, **rest)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,253 @@
+"""What a comparison of samplers runs: the same start, the same clips in the same order, and what each costs.
+
+For each seed one warm-up with random masks, which counts for all. From its weights each sampler (an *arm*) goes on at
+each mask ratio, with the same clips in the same order, at a constant rate that a cool-down ends: the comparison at
+**equal clips**. A sampler costs FLOPs of its own. So the training of a dearer arm is also cut where it has cost, with its
+cool-down, what the reference has: the comparison at **equal FLOPs**. A cut goes on from a checkpoint of the long run and
+is, bit for bit, the run that was short from the beginning.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from tats_ray.config.error import ConfigError
+from tats_ray.config.overrides import change
+from tats_ray.config.run import TrainRun
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.methods.build import training_flops
+
+Budget = Literal["clips", "flops"]
+Stage = Literal["warm-up", "full", "cut"]
+
+CUT_MARGIN = 0.01
+"""An arm whose steps cost at most this share more than the reference's is not cut: its counts are equal as they are."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One sampler."""
+
+    name: str
+    knobs: Mapping[str, Any]
+    """Dotted path to value."""
+    oracle: bool = False
+    """Whether it is told what moves: what no sampler that learns can be expected to exceed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as a declaration."""
+
+    name: str
+    run: TrainRun
+    """What all arms share; its name, seed, mask ratio, sampler and length are set by the plan."""
+    arms: Sequence[Arm]
+    ratios: Sequence[float]
+    seeds: Sequence[int]
+    warm_steps: int
+    """Steps of the warm-up with random masks."""
+    steps: int
+    """Steps of each arm after it."""
+    cooldown_steps: int
+    """Of these, steps in which the learning rate falls."""
+    warm_ratio: float = 0.9
+    """Mask ratio of the warm-up."""
+    references: Sequence[str] = ("random",)
+    """Arms that the others are compared with; the first sets the FLOPs."""
+    tasks: Sequence[str] = ("ridge", "attentive", "knn")
+    """Probes that judge."""
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the probes, by dotted path."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run of a comparison."""
+
+    run: TrainRun
+    """Complete but for ``init``, which is known when ``after`` is done."""
+    stage: Stage
+    after: str | None
+    """Name of the run that it goes on from."""
+    steps: int
+    """Steps that it trains itself."""
+    flops: float
+    """Counted for these steps, the sampler taken as on from the first: an upper bound."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.run.name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of seeds, arms, ratios and budgets: which run's end is judged."""
+
+    arm: str
+    ratio: float
+    seed: int
+    budget: Budget
+    run: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs, each after those it goes on from, and what is judged."""
+
+    comparison: Comparison
+    runs: Mapping[str, PlannedRun]
+    entries: Sequence[Entry]
+
+    @property
+    def flops(self) -> float:
+        """Of all training."""
+        return sum(planned.flops for planned in self.runs.values())
+
+
+def plan(comparison: Comparison) -> Plan:
+    """Lay out all runs of a comparison.
+
+    Raises:
+        ConfigError: Arms, ratios or lengths that make no comparison.
+    """
+    _check(comparison)
+    runs: dict[str, PlannedRun] = {}
+    entries: list[Entry] = []
+    for seed in comparison.seeds:
+        warm = _warm_up(comparison, seed)
+        runs[warm.name] = warm
+        for ratio in comparison.ratios:
+            for arm in comparison.arms:
+                full, cut = _branch(comparison, arm, ratio=ratio, seed=seed, warm=warm)
+                runs[full.name] = full
+                entries.append(Entry(arm.name, ratio, seed, "clips", full.name))
+                if cut is not None:
+                    runs[cut.name] = cut
+                entries.append(Entry(arm.name, ratio, seed, "flops", (cut or full).name))
+    return Plan(comparison, runs, entries)
+
+
+def described(plan: Plan) -> str:
+    """Return everything that a plan depends on, as text: two plans with the same are the same."""
+    comparison = asdict(replace(plan.comparison, run=None))  # type: ignore[arg-type]
+    runs = {name: planned.run.model_dump(mode="json") for name, planned in plan.runs.items()}
+    return json.dumps({"comparison": comparison, "runs": runs}, indent=1, sort_keys=True)
+
+
+def step_flops(run: TrainRun) -> float:
+    """Return the counted FLOPs of one step with the sampler on."""
+    flops = training_flops(run.model, run.masking, grid=run.grid)
+    return run.training.global_batch * sum(flops.values())
+
+
+def equal_flops_steps(comparison: Comparison, arm: Arm, *, ratio: float) -> int:
+    """Return the steps after which an arm has cost what the first reference has after all of its steps."""
+    reference = next(other for other in comparison.arms if other.name == comparison.references[0])
+    budget = comparison.steps * step_flops(_of_arm(comparison, reference, ratio=ratio))
+    return min(comparison.steps, int(budget // step_flops(_of_arm(comparison, arm, ratio=ratio))))
+
+
+def _check(comparison: Comparison) -> None:
+    names = [arm.name for arm in comparison.arms]
+    missing = [name for name in comparison.references if name not in names]
+    if missing or not comparison.references:
+        raise ConfigError(f"the references {list(comparison.references)} must be among the samplers, which are {names}")
+    for what, values in (("samplers", names), ("ratios", comparison.ratios), ("seeds", comparison.seeds)):
+        if len(set(values)) != len(values) or not values:
+            raise ConfigError(f"{what} must be given, each once, got {list(values)}")
+    if len(names) < 2:
+        raise ConfigError(f"a comparison needs two samplers or more, got {names}")
+    if comparison.warm_steps < 1:
+        raise ConfigError(f"the warm-up must have at least 1 step, got {comparison.warm_steps}")
+    if not 0 < comparison.cooldown_steps < comparison.steps:
+        raise ConfigError(
+            f"the cool-down must have at least 1 step and fewer than the run, got {comparison.cooldown_steps} of "
+            f"{comparison.steps} steps"
+        )
+
+
+def _warm_up(comparison: Comparison, seed: int) -> PlannedRun:
+    run = change(
+        comparison.run,
+        [
+            ("name", f"{comparison.name}-warm-s{seed}"),
+            ("seed", seed),
+            ("masking.visible.kind", "random"),
+            ("masking.mask_ratio", comparison.warm_ratio),
+            *_length(comparison.warm_steps, cooldown=0).items(),
+        ],
+    )
+    return PlannedRun(run, "warm-up", None, comparison.warm_steps, comparison.warm_steps * step_flops(run))
+
+
+def _branch(
+    comparison: Comparison, arm: Arm, *, ratio: float, seed: int, warm: PlannedRun
+) -> tuple[PlannedRun, PlannedRun | None]:
+    """Return an arm's full run, and its cut where it costs more than the reference."""
+    steps, cooldown = comparison.steps, comparison.cooldown_steps
+    short = equal_flops_steps(comparison, arm, ratio=ratio)
+    if short <= cooldown:
+        raise ConfigError(
+            f"at equal FLOPs the sampler {arm.name} at ratio {ratio:g} gets {short} of {steps} steps, no more than its "
+            f"cool-down of {cooldown}: take more steps, a shorter cool-down, or a smaller sampler"
+        )
+    of_arm = _of_arm(comparison, arm, ratio=ratio)
+    per_step = step_flops(of_arm)
+    name = f"{comparison.name}-{arm.name}-r{ratio:g}-s{seed}"
+    common = [("name", name), ("seed", seed), *_length(steps, cooldown=cooldown).items()]
+    full = change(of_arm, common)
+    if short >= steps * (1 - CUT_MARGIN):
+        return PlannedRun(full, "full", warm.name, steps, steps * per_step), None
+    fork = short - cooldown - _rest(of_arm)
+    full = change(full, [("training.keep_after", [max(1, fork)])])
+    cut = change(
+        full,
+        [
+            ("name", f"{name}-cut"),
+            ("init_takes", "training"),
+            ("training.keep_after", []),
+            ("optim.warmup_share", 0.0),  # it is over where the cut begins
+            *_length(short, cooldown=cooldown).items(),
+        ],
+    )
+    return (
+        PlannedRun(full, "full", warm.name, steps, steps * per_step),
+        PlannedRun(cut, "cut", name, short - fork, (short - fork) * per_step),
+    )
+
+
+def _of_arm(comparison: Comparison, arm: Arm, *, ratio: float) -> TrainRun:
+    return change(comparison.run, [*arm.knobs.items(), ("masking.mask_ratio", ratio)])
+
+
+def _length(steps: int, *, cooldown: int) -> dict[str, Any]:
+    """Return the knobs of a run so long."""
+    return {
+        "training.steps": steps,
+        "training.epochs": None,
+        "optim.schedule": "constant",
+        "optim.cooldown_share": cooldown / steps,
+    }
+
+
+def _rest(run: TrainRun) -> int:
+    """Return how many steps later than asked a checkpoint may be taken: until no rollout waits."""
+    visible = run.masking.visible
+    return visible.ppo.rollout_steps - 1 if isinstance(visible, TATSConfig) else 0
+
+
+def by_arm(plan: Plan) -> Iterator[tuple[Arm, float, PlannedRun, PlannedRun | None]]:
+    """Yield each arm at each ratio with its full run and its cut, of the first seed: what a run of it costs."""
+    first = plan.comparison.seeds[0]
+    for arm in plan.comparison.arms:
+        for ratio in plan.comparison.ratios:
+            ends = {
+                entry.budget: plan.runs[entry.run]
+                for entry in plan.entries
+                if (entry.arm, entry.ratio, entry.seed) == (arm.name, ratio, first)
+            }
+            cut = ends["flops"] if ends["flops"].stage == "cut" else None
+            yield arm, ratio, ends["clips"], cut

@@ -1,0 +1,121 @@
+"""Comparisons by name: each docstring states what it is for and what it takes."""
+
+import difflib
+from collections.abc import Callable
+from typing import TypeVar
+
+from tats_ray.comparison.plan import Arm, Comparison
+from tats_ray.config.error import ConfigError
+from tats_ray.config.overrides import change
+from tats_ray.recipes import recipe
+
+T = TypeVar("T")
+VISIBLE = "masking.visible"
+SAMPLERS = {
+    arm.name: arm
+    for arm in (
+        Arm("random", {f"{VISIBLE}.kind": "random"}),
+        Arm("tube", {f"{VISIBLE}.kind": "tube"}),
+        Arm("frame-difference", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 2.0}, oracle=True),
+        Arm("fd-1.5", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 1.5}, oracle=True),
+        Arm("fd-3", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 3.0}, oracle=True),
+        Arm("adamae", {f"{VISIBLE}.kind": "adamae"}),
+        Arm("tats", {f"{VISIBLE}.kind": "tats"}),
+    )
+}
+"""Every sampler that goes by a name on the command line."""
+
+
+def tiny() -> Comparison:
+    """Random, tube, frame difference, AdaMAE and TATS at 0.9 and 0.95, 3 seeds, 288 tokens; an hour on 2 cores."""
+    run = change(
+        recipe("tiny"),
+        [
+            ("data.crop_size", 48),
+            ("data.frame_stride", 2),
+            ("data.cache", "memory"),
+            ("training.global_batch", 16),
+            ("training.micro_batch", 16),
+            ("training.picture_every", None),
+            ("training.checkpoint_every", 400),
+            ("training.keep_checkpoints", 1),
+            ("tracking.log_every", 50),
+            ("optim.base_learning_rate", 4.8e-2),
+            ("optim.base_min_learning_rate", 0.0),
+            ("cluster.num_workers", 0),
+            # After the warm-up errors have spread: the critic starts at the first check, the policy soon after.
+            (f"{VISIBLE}.switch.critic_by", 0.1),
+            (f"{VISIBLE}.switch.policy_by", 0.25),
+        ],
+    )
+    return Comparison(
+        name="compare-tiny",
+        run=run,
+        arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
+        ratios=(0.9, 0.95),
+        seeds=(0, 1, 2),
+        warm_steps=800,
+        steps=1000,
+        cooldown_steps=200,
+        references=("random", "tube"),
+    )
+
+
+def small() -> Comparison:
+    """The same with ViT-S, 16 x 112^2 in patches of 8 (1,568 tokens), 400 epochs of 600 videos; one GPU, hours."""
+    run = change(
+        recipe("tats-small"),
+        [
+            ("data.cache", "memory"),
+            ("data.flip", True),
+            ("training.global_batch", 64),
+            ("training.micro_batch", 64),
+            ("training.picture_every", None),
+            ("training.checkpoint_every", 500),
+            ("training.keep_checkpoints", 1),
+            ("optim.base_learning_rate", 1.2e-3),
+            ("cluster.num_workers", 0),
+            (f"{VISIBLE}.switch.critic_by", 0.1),
+            (f"{VISIBLE}.switch.policy_by", 0.25),
+        ],
+    )
+    return Comparison(
+        name="compare-small",
+        run=run,
+        arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
+        ratios=(0.9, 0.95),
+        seeds=(0, 1, 2),
+        warm_steps=1500,
+        steps=2500,
+        cooldown_steps=500,
+        references=("random", "tube"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Comparison]] = {"tiny": tiny, "small": small}
+
+
+def comparison(name: str) -> Comparison:
+    """Return the comparison that goes by a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return _by_name(name, RECIPES, "comparison")()
+
+
+def sampler(name: str) -> Arm:
+    """Return the sampler that goes by a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return _by_name(name, SAMPLERS, "sampler")
+
+
+def _by_name(name: str, known: dict[str, T], what: str) -> T:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no {what} {name!r}{hint} There are: {', '.join(known)}")
+    return known[name]
