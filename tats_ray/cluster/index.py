@@ -5,7 +5,7 @@ import fcntl
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -22,13 +22,15 @@ from rich.progress import Progress
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.layout import check_apart, transcode_targets
-from tats_ray.data.listing import list_sources
+from tats_ray.data.listing import list_videos
 from tats_ray.data.manifest import SCHEMA, Manifest, ManifestError, VideoRecord
 from tats_ray.data.places import is_folder, is_uri, parent, settled, write_bytes
 from tats_ray.data.probe import probe_record, verify
 from tats_ray.data.source import DecodeError, VideoSource
+from tats_ray.data.splits.official import OfficialSplit
+from tats_ray.data.splits.split import LabelledVideo
 from tats_ray.data.transcode import TranscodeSettings, partial_path, transcode
-from tats_ray.data.windows import check_window, windows
+from tats_ray.data.windows import check_window, cut, windows
 
 Depth = Literal["quick", "every frame"]
 
@@ -45,7 +47,6 @@ SOURCE_SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("num_bytes", pa.int64()),
         ("fps", pa.float64()),
-        ("label", pa.int64()),
         ("target", pa.string()),
     ]
 )
@@ -69,15 +70,19 @@ class IndexReport:
     manifest_path: str
     """The manifest, Parquet; a path or a URI."""
     rejected_path: str
-    """The files that do not decode, CSV with the columns path and reason; a path or a URI."""
+    """The videos that are not in the manifest, CSV with the columns path and reason; a path or a URI."""
     manifest: Manifest
     """The videos that decode, or their windows, in the order of the source."""
     rejected: Sequence[tuple[str, str]]
-    """(path, reason) of the others."""
+    """(path, reason) of those that do not decode; before them (name, reason) of the ones that a split lists in vain."""
     num_videos: int
     """Videos that decode."""
     num_repeated: int
     """Videos among them whose bytes are those of one before."""
+    num_missing: int = 0
+    """Rows of the split, the first among the rejected, that the source does not hold."""
+    classes_path: str | None = None
+    """The class names of the split, a text file of one a line, the first for label 0; a path or a URI."""
 
 
 def index_videos(
@@ -89,12 +94,14 @@ def index_videos(
     window: float | None = None,
     depth: Depth = "quick",
     transcoding: Transcoding | None = None,
+    split: OfficialSplit | None = None,
 ) -> IndexReport:
     """Probe the videos of a source; write the manifest and, beside it, the table of rejected files.
 
     Args:
         source: What ``list_sources`` reads.
-        out: The Parquet file to write, a path or a URI; rejected files go to ``<stem>.rejected.csv`` beside it.
+        out: The Parquet file to write, a path or a URI; rejected files go to ``<stem>.rejected.csv`` beside it, the
+            class names of a split to ``<stem>.classes.txt``.
         workers: Most videos at once; as many as Ray has CPUs by default.
         fps: Frames per second of folders of frames.
         window: Cut videos into windows of so many seconds, each a row of its own.
@@ -102,45 +109,79 @@ def index_videos(
             ones.
         transcoding: Write the videos anew, and have the manifest name what was written. What is there already, of the
             same bytes and settings, is kept.
+        split: Take the videos that a split file lists, in its order and with its labels.
 
     Raises:
-        ManifestError: The source is missing, empty or broken (found out before Ray starts), or no video decodes (then
-            no manifest is written).
+        ManifestError: The source or the split is missing, empty or broken, or they have no video in common (found out
+            before Ray starts), or no video decodes (then no manifest is written).
         ValueError: An argument breaks a rule.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     if window is not None:
         check_window(window)
+        if split is not None:
+            raise ValueError(f"window={window:g} would make other rows than the split lists; leave one of them out")
     out = settled(out)
     if not is_uri(out) and os.path.isdir(out):
         raise ValueError(f"out must be a file, such as {os.path.join(out, 'manifest.parquet')}; {out} is a folder")
-    sources = list_sources(source, fps=fps)
-    targets = _targets([video for video, _ in sources], settled(source), transcoding)
-    records: list[VideoRecord] = []
-    rejected: list[tuple[str, str]] = []
+    listed = list_videos(source, fps=fps, split=split)
+    sources = list(dict.fromkeys(video.source for video in listed.videos))
+    targets = _targets(sources, settled(source), transcoding)
+    probed: dict[VideoSource, VideoRecord | tuple[str, str]] = {}
     with nullcontext() if transcoding is None else _alone(Path(transcoding.folder)):
         start_ray()
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("probing" if transcoding is None else "transcoding", total=len(sources))
-            for row in _probed(sources, targets, workers=workers, depth=depth, transcoding=transcoding):
+            rows = _probed(sources, targets, workers=workers, depth=depth, transcoding=transcoding)
+            for video, row in zip(sources, rows, strict=True):
                 reason = row.pop("reason")
-                if reason is None:
-                    records.append(VideoRecord(**row))
-                else:
-                    rejected.append((row["path"], reason))
+                probed[video] = VideoRecord(**row) if reason is None else (row["path"], reason)
                 progress.advance(task)
+    records, undecoded = _labelled(listed.videos, probed)
+    rejected = [*listed.missing, *undecoded]
     rejected_path = os.path.splitext(out)[0] + ".rejected.csv"
     _write_rejected(rejected_path, rejected)
     if not records:
-        path, reason = rejected[0]
+        path, reason = undecoded[0]
         raise ManifestError(
-            f"none of {len(rejected)} files decodes, see {rejected_path}; the first is {path}: {reason}"
+            f"none of {len(undecoded)} files decodes, see {rejected_path}; the first is {path}: {reason}"
         )
     manifest = Manifest.of(records if window is None else (row for video in records for row in windows(video, window)))
+    classes_path = None if split is None else _write_classes(out, listed.classes)
     manifest.write(out)
-    num_repeated = len(records) - len({record.content or record.id for record in records})
-    return IndexReport(out, rejected_path, manifest, rejected, len(records), num_repeated)
+    decoded = [record.content or record.id for record in probed.values() if isinstance(record, VideoRecord)]
+    return IndexReport(
+        out,
+        rejected_path,
+        manifest,
+        rejected,
+        num_videos=len(decoded),
+        num_repeated=len(decoded) - len(set(decoded)),
+        num_missing=len(listed.missing),
+        classes_path=classes_path,
+    )
+
+
+def _labelled(
+    videos: Sequence[LabelledVideo], probed: Mapping[VideoSource, VideoRecord | tuple[str, str]]
+) -> tuple[list[VideoRecord], list[tuple[str, str]]]:
+    """Return the rows of the manifest in the order of the videos, and (path, reason) of what gives none."""
+    records: list[VideoRecord] = []
+    rejected: list[tuple[str, str]] = []
+    for video in videos:
+        record = probed[video.source]
+        if not isinstance(record, VideoRecord):
+            path, reason = record
+            rejected.append((path if video.span is None else video.name, reason))
+            continue
+        record = replace(record, label=video.label)
+        try:
+            span = video.span
+            records.append(record if span is None else cut(record, start=span.start, stop=span.stop, name=span.name))
+        except ValueError as error:
+            rejected.append((video.name, str(error)))
+    return records, rejected
 
 
 def probe_rows(table: pa.Table, *, depth: Depth = "quick", settings: TranscodeSettings | None = None) -> pa.Table:
@@ -150,12 +191,12 @@ def probe_rows(table: pa.Table, *, depth: Depth = "quick", settings: TranscodeSe
 
 
 def _probe_row(row: dict[str, Any], *, depth: Depth, settings: TranscodeSettings | None) -> dict[str, object]:
-    label, target = row.pop("label"), row.pop("target")
+    target = row.pop("target")
     source = VideoSource(**row)
     try:
-        record = _guard(PATIENCE_SECONDS).call(probe_record, source, label=label)
+        record = _guard(PATIENCE_SECONDS).call(probe_record, source, label=None)
         if depth == "every frame":
-            record = _guard(_patience(record)).call(probe_record, source, label=label, measure=verify)
+            record = _guard(_patience(record)).call(probe_record, source, label=None, measure=verify)
         if target is not None:
             assert settings is not None
             record = _transcoded(record, Path(target), settings)
@@ -173,7 +214,7 @@ def _transcoded(record: VideoRecord, target: Path, settings: TranscodeSettings) 
         )
     finally:
         partial_path(target).unlink(missing_ok=True)  # of a child that was killed
-    small = _guard(PATIENCE_SECONDS).call(probe_record, VideoSource(str(target)), label=record.label)
+    small = _guard(PATIENCE_SECONDS).call(probe_record, VideoSource(str(target)), label=None)
     return replace(small, content=record.content)
 
 
@@ -221,7 +262,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _probed(
-    sources: Sequence[tuple[VideoSource, int | None]],
+    sources: Sequence[VideoSource],
     targets: Sequence[str | None],
     *,
     workers: int | None,
@@ -229,10 +270,7 @@ def _probed(
     transcoding: Transcoding | None,
 ) -> Iterator[dict]:
     """Yield the probed rows in the order of the sources, as blocks are done."""
-    rows = [
-        {**asdict(source), "label": label, "target": target}
-        for (source, label), target in zip(sources, targets, strict=True)
-    ]
+    rows = [{**asdict(source), "target": target} for source, target in zip(sources, targets, strict=True)]
     table = pa.Table.from_pylist(rows, schema=SOURCE_SCHEMA)
     cpus = workers or int(ray.cluster_resources().get("CPU", 1))
     per_block = max(1, min(MOST_PER_BLOCK, len(table) // (BLOCKS_PER_CPU * cpus)))
@@ -249,6 +287,12 @@ def _probed(
     dataset.context.execution_options.preserve_order = True  # the manifest's hash must not depend on timing
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from cast(pa.Table, batch).to_pylist()
+
+
+def _write_classes(out: str, classes: Sequence[str]) -> str:
+    place = os.path.splitext(out)[0] + ".classes.txt"
+    write_bytes(place, "".join(f"{name}\n" for name in classes).encode())
+    return place
 
 
 def _write_rejected(place: str, rejected: Sequence[tuple[str, str]]) -> None:

@@ -16,6 +16,8 @@ from tats_ray.data.manifest import ManifestError
 from tats_ray.data.places import PlaceError, exists, is_folder, parent, read_bytes, settled, walked
 from tats_ray.data.shards import VIDEO_SUFFIXES, is_shard, is_video, list_shard
 from tats_ray.data.source import VideoSource
+from tats_ray.data.splits.official import OfficialSplit
+from tats_ray.data.splits.split import FoundSplit, LabelledVideo, find_videos
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 SHARDS_AT_ONCE = 16  # reading headers waits for the disk or the network, not for a core
@@ -64,6 +66,33 @@ def list_sources(source: str | os.PathLike[str], *, fps: float | None = None) ->
             f"fps={fps:g} is for folders of frames, and {place} holds videos, which know their own; leave it out"
         )
     return listed
+
+
+def list_videos(
+    source: str | os.PathLike[str], *, fps: float | None = None, split: OfficialSplit | None = None
+) -> FoundSplit:
+    """List the videos of a source as :func:`list_sources` does; those of a split in its order, with its labels.
+
+    Args:
+        source: What ``list_sources`` reads; labels that it gives are not those of a split, and are left aside.
+        fps: Frames per second of folders of frames.
+        split: What to take of the source; all by default.
+
+    Raises:
+        ManifestError: The source or the split is missing, empty or broken, or the source holds no video of the split.
+        ValueError: ``fps`` is not positive, or there are no folders of frames.
+    """
+    if split is None:
+        return FoundSplit([LabelledVideo(video, label) for video, label in list_sources(source, fps=fps)], missing=[])
+    wanted = split.read()
+    listed = [video for video, _ in list_sources(source, fps=fps)]
+    found = find_videos(wanted, listed, folder=os.fspath(source))
+    if not found.videos:
+        name, reason = found.missing[0]
+        raise ManifestError(
+            f"{source} holds none of the {len(wanted.rows)} rows of {split.place}; of the first, {name}: {reason}"
+        )
+    return found
 
 
 def _in_folder(folder: str, fps: float | None) -> Listed:

@@ -1,4 +1,4 @@
-"""Cut a long video into stretches, each a row of the manifest of its own: pure arithmetic."""
+"""Cut a long video into stretches, each a row of the manifest of its own: windows or named ones; pure arithmetic."""
 
 import hashlib
 import math
@@ -44,15 +44,41 @@ def windows(record: VideoRecord, seconds: float) -> list[VideoRecord]:
     bounds = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), record.num_frames]
     if len(bounds) == 2:
         return [record]
-    return [_stretch(record, times[first:end]) for first, end in pairwise(bounds)]
+    return [_window(record, times[first:end]) for first, end in pairwise(bounds)]
 
 
-def _stretch(record: VideoRecord, times: np.ndarray) -> VideoRecord:
+def cut(record: VideoRecord, *, start: float, stop: float, name: str) -> VideoRecord:
+    """Return a stretch of a video: the frame on display at ``start`` and all that begin later, but before ``stop``.
+
+    Its id tells it from other stretches of the video by seconds and ``name``, for stretches may overlap, or be equal.
+
+    Raises:
+        ValueError: The video ends before half of the stretch.
+    """
+    times = frame_seconds(record, np.arange(record.num_frames))
+    end = float(times[-1]) + 1 / record.fps
+    if end <= (start + stop) / 2:
+        raise ValueError(f"{name} is from {start:g} to {stop:g} s, and the video ends at {end:g} s")
+    first = max(0, int(np.searchsorted(times, start + ROUNDING, side="right")) - 1)
+    past = max(first + 1, int(np.searchsorted(times, stop - ROUNDING, side="left")))
+    return _stretch(record, times[first:past], id=_id(record, repr(start), repr(stop), name))
+
+
+def _window(record: VideoRecord, times: np.ndarray) -> VideoRecord:
+    start = float(times[0])
+    return _stretch(record, times, id=_id(record, repr(start)) if start else record.id)
+
+
+def _id(record: VideoRecord, *more: str) -> str:
+    return hashlib.sha1(os.fsencode("\0".join([record.source.name, *more]))).hexdigest()[:16]
+
+
+def _stretch(record: VideoRecord, times: np.ndarray, *, id: str) -> VideoRecord:
     start, span = float(times[0]), float(times[-1] - times[0])
     fps = record.fps if record.times is None or not span else (len(times) - 1) / span
     return replace(
         record,
-        id=record.id if not start else hashlib.sha1(os.fsencode(f"{record.source.name}\0{start!r}")).hexdigest()[:16],
+        id=id,
         num_frames=len(times),
         fps=fps,
         duration=len(times) / fps,

@@ -13,6 +13,7 @@ import pytest
 from tats_ray.cluster import index
 from tats_ray.cluster.index import SOURCE_SCHEMA, Transcoding, index_videos, probe_rows
 from tats_ray.data.manifest import Manifest, ManifestError
+from tats_ray.data.splits.official import OfficialSplit
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.data.transcode import TranscodeSettings
 
@@ -39,15 +40,11 @@ def no_ray(monkeypatch):
 
 def test_a_broken_file_becomes_a_row_with_a_reason(folder):
     paths = [str(folder / "a_text.mp4"), str(folder / "synthetic_0000.mp4")]
-    rows = probe_rows(
-        pa.Table.from_pylist(
-            [{"path": p, "label": n} for p, n in zip(paths, (4, 5), strict=True)], schema=SOURCE_SCHEMA
-        )
-    ).to_pylist()
+    rows = probe_rows(pa.Table.from_pylist([{"path": path} for path in paths], schema=SOURCE_SCHEMA)).to_pylist()
     assert [row["path"] for row in rows] == paths
     assert [row["num_frames"] for row in rows] == [None, 6]
     assert rows[0]["reason"].startswith("Invalid data")
-    assert (rows[1]["reason"], rows[1]["label"]) == (None, 5)
+    assert rows[1]["reason"] is None
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -60,6 +57,10 @@ def test_bad_arguments_are_found_before_ray_starts(tmp_path):
         index_videos(tmp_path, out=tmp_path / "manifest.parquet", workers=0)
     with pytest.raises(ValueError, match="out must be a file"):
         index_videos(tmp_path, out=tmp_path)
+    with pytest.raises(ValueError, match=r"window=2 would make other rows than the split lists"):
+        index_videos(tmp_path, out=tmp_path / "manifest.parquet", window=2, split=OfficialSplit("ucf101", "x"))
+    with pytest.raises(ManifestError, match=r"no such split or class file: \S+none.json"):
+        index_videos(tmp_path, out=tmp_path / "manifest.parquet", split=OfficialSplit("ssv2", "none.json", "none.json"))
     with pytest.raises(ValueError, match="window must be a positive number of seconds, got 0"):
         index_videos(tmp_path, out=tmp_path / "manifest.parquet", window=0)
 
@@ -107,7 +108,7 @@ def test_damage_in_the_middle_is_found_by_decoding_every_frame(folder, tmp_path)
     damaged.write_bytes(content)
     assert probe_rows(rows_of(damaged)).to_pylist()[0]["reason"] is None
     assert probe_rows(rows_of(damaged), depth="every frame").to_pylist()[0]["reason"]
-    whole = rows_of(folder / "synthetic_0000.mp4", label=3)
+    whole = rows_of(folder / "synthetic_0000.mp4")
     assert probe_rows(whole, depth="every frame").to_pylist() == probe_rows(whole).to_pylist()
 
 
@@ -144,6 +145,27 @@ def test_labels_come_from_the_list_and_an_empty_table_of_rejects_is_written(fold
     report = index_videos(tmp_path / "list.txt", out=tmp_path / "set.parquet")
     assert [report.manifest.record(row).label for row in range(2)] == [7, 5]
     assert Path(report.rejected_path).read_text().split() == ["path,reason"]
+
+
+@pytest.mark.ray
+def test_a_split_gives_order_labels_and_class_names_and_counts_what_is_missing(folder, tmp_path):
+    (tmp_path / "classInd.txt").write_text("1 C\n2 D\n")
+    names = ["synthetic_0002", "none", "a_text", "synthetic_0000"]
+    (tmp_path / "testlist01.txt").write_text(
+        "".join(f"{c}/{name}.avi\n" for c, name in zip("DDCC", names, strict=True))
+    )
+    split = OfficialSplit("ucf101", tmp_path / "testlist01.txt")
+    small = Transcoding(tmp_path / "small", TranscodeSettings(short_side=32))
+    report = index_videos(folder, out=tmp_path / "m.parquet", split=split, transcoding=small)
+    rows = [report.manifest.record(row) for row in range(len(report.manifest))]
+    assert [(row.path, row.label) for row in rows] == [
+        (str(tmp_path / "small" / "synthetic_0002.mp4"), 1),
+        (str(tmp_path / "small" / "synthetic_0000.mp4"), 0),
+    ]
+    assert [Path(name).name for name, _ in report.rejected] == ["none.avi", "a_text.mp4"]
+    assert (report.num_videos, report.num_missing, report.num_repeated) == (2, 1, 0)
+    assert report.classes_path == str(tmp_path / "m.classes.txt")
+    assert (tmp_path / "m.classes.txt").read_text() == "C\nD\n"
 
 
 @pytest.mark.ray

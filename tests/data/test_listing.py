@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tats_ray.data.listing import list_sources
+from tats_ray.data.listing import list_sources, list_videos
 from tats_ray.data.manifest import ManifestError
+from tats_ray.data.splits.official import OfficialSplit
 
 
 def listed(source: str | Path) -> list[tuple[str, int | None]]:
@@ -122,6 +123,21 @@ def test_what_csv_writes_is_read(tmp_path):
     with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([(path, label) for label, path in enumerate(paths)])
     assert listed(tmp_path / "list.csv") == [(str(tmp_path / path), label) for label, path in enumerate(paths)]
+
+
+def test_videos_without_a_split_are_the_sources_and_with_one_its_own(tmp_path):
+    (tmp_path / "list.txt").write_text("b.mp4 4\na.mp4 5\nc.mp4\n")
+    plain = list_videos(tmp_path / "list.txt")
+    assert [(video.source, video.label) for video in plain.videos] == list_sources(tmp_path / "list.txt")
+    assert all(video.span is None for video in plain.videos)
+    assert (list(plain.missing), list(plain.classes)) == ([], [])
+    (tmp_path / "vocab.json").write_text('["x", "y"]')
+    (tmp_path / "part.json").write_text('[{"vid_name": "a", "label": 1}, {"vid_name": "d", "label": 0}]')
+    split = list_videos(
+        tmp_path / "list.txt", split=OfficialSplit("diving48", tmp_path / "part.json", tmp_path / "vocab.json")
+    )
+    assert [(video.name, video.label) for video in split.videos] == [(str(tmp_path / "a.mp4"), 1)]  # not the list's 5
+    assert ([name for name, _ in split.missing], split.classes) == (["d"], ["x", "y"])
 
 
 def touch(folder: Path, *names: str) -> None:

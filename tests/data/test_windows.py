@@ -11,7 +11,7 @@ from tats_ray.data.manifest import VideoRecord
 from tats_ray.data.probe import probe_record
 from tats_ray.data.scaling import Crop
 from tats_ray.data.source import VideoSource
-from tats_ray.data.windows import windows
+from tats_ray.data.windows import cut, windows
 
 
 def record_of(num_frames: int, fps: float, times: list[float] | None = None) -> VideoRecord:
@@ -82,6 +82,51 @@ def test_ids_tell_path_and_start_and_a_part_has_no_truth():
     assert last.id == hashlib.sha1(b"/a.mp4\0003.0").hexdigest()[:16]
     assert (first.truth, last.truth) == (None, None)
     assert windows(whole, 5) == [whole]  # a video that is not cut is what it was
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "frames"),
+    [
+        (0, 4, range(100)),
+        (1, 2, range(25, 50)),  # frame 50 begins at 2 s
+        (1.01, 2.01, range(25, 51)),  # frame 25 is on display until 1.04 s
+        (1.09, 1.1, [27]),  # nothing begins within it
+        (3.5, 4.4, range(87, 100)),  # the video ends at 4 s, after half of it
+        (-0.1, 0.04, [0]),
+        (3.28 - 3, 0.4, range(7, 10)),  # a little less than 0.28 in floats, where frame 7 begins
+        (0, 1.08 - 1, range(2)),  # a little more than 0.08, where frame 2 begins
+        (1, 1 + 1e-9, [25]),
+    ],
+)
+@pytest.mark.parametrize("times", [None, [frame / 25 for frame in range(100)]])
+def test_named_stretches_by_hand(start, stop, frames, times):
+    record = record_of(100, 25, times)
+    stretch = cut(record, start=start, stop=stop, name="a")
+    seconds = stretch.start + frame_seconds(stretch, np.arange(stretch.num_frames))
+    np.testing.assert_allclose(seconds, np.array(frames) / 25, atol=1e-9)
+    assert stretch.duration == pytest.approx(len(frames) / 25)
+    assert (stretch.label, stretch.truth, stretch.path) == (3, None, record.path)
+
+
+def test_a_stretch_of_an_uneven_video_by_hand():
+    stretch = cut(record_of(5, 2.5, [0, 0.1, 0.5, 1.1, 1.6]), start=0.4, stop=1.6, name="a")
+    assert stretch.start == 0.1
+    assert list(stretch.times) == pytest.approx([0, 0.4, 1.0])
+    assert stretch.fps == pytest.approx(2 / 1.0)
+
+
+def test_stretches_that_overlap_or_are_equal_have_ids_of_their_own():
+    record = record_of(100, 25)
+    cuts = [(0, 4, "a"), (0, 4, "b"), (0, 3, "a"), (1, 3, "a")]
+    ids = [cut(record, start=start, stop=stop, name=name).id for start, stop, name in cuts]
+    assert len({record.id, *ids}) == 5
+    assert ids[0] == cut(record, start=0, stop=4, name="a").id
+
+
+@pytest.mark.parametrize(("start", "stop"), [(4, 5), (3.5, 4.5), (60, 61)])
+def test_a_stretch_whose_half_is_past_the_end_is_refused(start, stop):
+    with pytest.raises(ValueError, match=rf"^n_1 is from {start} to {stop} s, and the video ends at 4 s$"):
+        cut(record_of(100, 25), start=start, stop=stop, name="n_1")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])

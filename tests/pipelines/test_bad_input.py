@@ -242,6 +242,17 @@ def test_a_cluster_that_is_not_there(
         ("{text}.txt", r"{text}\.txt is neither a video by its suffix nor a list in UTF-8"),
         ("{text}.empty", r"{text}\.empty names no video"),
         ("{text} --workers 0", r"workers must be at least 1, got 0"),
+        (". --split ucf101:none.txt --classes {text}", r"{text}, line 1 must read '1 ApplyEyeMakeup'.*, got 'a b c d'"),
+        (". --split ucf:none.txt", r"--split must read SET:FILE, the set one of ucf101, .*, got 'ucf:none\.txt'"),
+        (". --split epic100:none.csv", r"a split of epic100 needs --label verb\|noun"),
+        (". --split ssv2:{text}.json --classes {text}.json", r"{text}\.json is not a JSON file"),
+        (
+            ". --split kinetics400:{text}.csv",
+            r"{text}\.csv must be a CSV file with the columns \['label', .*'path', 'lab",
+        ),
+        (". --split hmdb51:. --fold 1 --part test", r"\S+ holds no file <class>_test_split1\.txt"),
+        (". --split diving48:/none/x.json", r"no class file Diving48_vocab\.json beside /none/x\.json; put it there"),
+        (". --part test", r"--part test is for --split SET:FILE; add that, or leave --part out"),
     ],
 )
 def test_no_videos(refused: Callable[..., None], tmp_path: Path, source: str, message: str) -> None:
@@ -249,6 +260,7 @@ def test_no_videos(refused: Callable[..., None], tmp_path: Path, source: str, me
     text.write_text("a b c d")
     (tmp_path / "text.csv").write_text("path,label\na.mp4,x\n")
     (tmp_path / "text.parquet").write_text("no table")
+    (tmp_path / "text.json").write_text("no table")
     (tmp_path / "text.txt").write_bytes(b"\xff not a list of videos at all\n")
     (tmp_path / "text.empty").touch()
     refused("index_videos", [*source.format(text=text).split(), "--out", "m.parquet"], message.format(text=text))

@@ -1,0 +1,1 @@
+"""Readers of the official split files of labelled sets: which videos a part holds, and what each shows."""
