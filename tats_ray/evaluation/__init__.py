@@ -1,0 +1,1 @@
+"""Probes on frozen features: tensors in, scores and numbers out. No videos, no encoders, no files."""

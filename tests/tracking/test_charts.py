@@ -1,0 +1,136 @@
+"""Charts are small PNGs that hold what they were given, and leave nothing behind."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tats_ray.tracking.charts import confusion_chart, curves_chart, interval_chart, spectrum_chart
+
+MAX_BYTES = 300_000
+ROOT = Path(__file__).parents[2]
+
+
+def pixels(path: Path) -> np.ndarray:
+    assert path.stat().st_size < MAX_BYTES
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def blue(picture: np.ndarray) -> int:
+    """Pixels of the dark end of the scale of a confusion."""
+    return int(((picture[..., 2] - picture[..., 0] > 60) & (picture[..., 0] < 40)).sum())
+
+
+def names(count: int) -> list[str]:
+    return [f"class {number} with a long name_and $dollars$ {'x' * (number % 9)}" for number in range(count)]
+
+
+@pytest.mark.parametrize("classes", [2, 25, 60, 400])
+def test_a_full_confusion_of_any_size_is_a_small_picture(classes: int, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, 1000, (classes, classes))
+    path = tmp_path / "new" / "confusion.png"
+    confusion_chart(counts, names(classes), path, "A title of $ome length, " * 8)
+    height, width, _ = pixels(path).shape
+    assert height >= 400
+    assert width >= 400
+
+
+def test_what_is_right_and_what_is_not_look_different(tmp_path: Path) -> None:
+    confusion_chart(np.eye(7, dtype=int) * 4, names(7), tmp_path / "right.png", "right")
+    confusion_chart(np.ones((7, 7), dtype=int), names(7), tmp_path / "chance.png", "chance")
+    assert blue(pixels(tmp_path / "right.png")) > 2 * blue(pixels(tmp_path / "chance.png"))
+
+
+def test_a_class_without_videos_is_an_empty_row(tmp_path: Path) -> None:
+    counts = np.eye(5, dtype=int) * 4
+    counts[3] = 0
+    confusion_chart(counts, names(5), tmp_path / "a.png", "a")
+    pixels(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("counts", "count", "message"),
+    [
+        (np.ones((3, 4)), 3, r"confusion must be counts \[classes, classes\]"),
+        (-np.ones((3, 3)), 3, "confusion must be counts .* at least 0"),
+        (np.ones((0, 0)), 0, "confusion must be counts"),
+        (np.ones((3, 3)), 2, "class_names must be 3, one for each class, got 2"),
+    ],
+)
+def test_a_bad_confusion_is_refused(counts: np.ndarray, count: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        confusion_chart(counts, names(count), tmp_path / "a.png", "a")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_many_noisy_curves_stay_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    steps = np.arange(800).tolist()
+    curves = {f"run {run} $": (steps, noise.random(800).tolist()) for run in range(40)}
+    curves_chart(curves, tmp_path / "curves.png", xlabel="step", ylabel="loss", title="Loss")
+    pixels(tmp_path / "curves.png")
+
+
+def test_gaps_and_single_points_are_drawn(tmp_path: Path) -> None:
+    curves = {"gap": ([0, 1, 2], [1.0, math.nan, 2.0]), "point": ([1], [1.5]), "none": ([], [])}
+    curves_chart(curves, tmp_path / "with.png", xlabel="step", ylabel="loss", title="Loss")
+    curves_chart({**curves, "point": ([], [])}, tmp_path / "without.png", xlabel="step", ylabel="loss", title="Loss")
+    assert (pixels(tmp_path / "with.png") != pixels(tmp_path / "without.png")).any()
+
+
+def test_a_spectrum_may_end_in_zeros(tmp_path: Path) -> None:
+    spectrum_chart({"whole": [0.5, 0.3, 0.2], "collapsed": np.array([1.0, 0.0, 0.0])}, tmp_path / "a.png")
+    pixels(tmp_path / "a.png")
+
+
+def test_the_sign_of_an_interval_is_its_colour(tmp_path: Path) -> None:
+    found = {}
+    for name, row in {
+        "better": (0.02, 0.01, 0.03),
+        "worse": (-0.02, -0.03, -0.01),
+        "open": (0.02, -0.01, 0.05),
+    }.items():
+        interval_chart({name: row}, tmp_path / f"{name}.png")
+        picture = pixels(tmp_path / f"{name}.png")
+        cold, warm = picture[..., 2] - picture[..., 0] > 80, picture[..., 0] - picture[..., 2] > 80
+        found[name] = (bool(cold.any()), bool(warm.any()))
+    assert found == {"better": (True, False), "worse": (False, True), "open": (False, False)}
+
+
+def test_infinite_and_empty_intervals_are_drawn(tmp_path: Path) -> None:
+    rows = {"one seed": (0.1, -math.inf, math.inf), "equal": (0.0, 0.0, 0.0), "a" * 90: (0.0, -1.0, 1.0)}
+    interval_chart(rows, tmp_path / "a.png", xlabel="top1", title="A title")
+    pixels(tmp_path / "a.png")
+    interval_chart({"equal": (0.0, 0.0, 0.0)}, tmp_path / "b.png")
+    pixels(tmp_path / "b.png")
+
+
+def test_bad_series_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(ValueError, match="curves must hold at least one series"):
+        curves_chart({}, path, xlabel="", ylabel="", title="")
+    with pytest.raises(ValueError, match=r"curves\['a'\] must have as many x as y, got 2 and 1"):
+        curves_chart({"a": ([1, 2], [1])}, path, xlabel="", ylabel="", title="")
+    with pytest.raises(ValueError, match=r"spectra\['a'\] must be a row of values with one above 0"):
+        spectrum_chart({"a": [0.0, 0.0]}, path)
+    with pytest.raises(ValueError, match="rows must hold at least one interval"):
+        interval_chart({}, path)
+    with pytest.raises(ValueError, match=r"rows\['a'\] must be a finite mean within its interval"):
+        interval_chart({"a": (2.0, 0.0, 1.0)}, path)
+    assert not path.exists()
+
+
+def test_no_backend_is_chosen(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tats_ray.tracking.charts import spectrum_chart; "
+        f"spectrum_chart({{'a': [1.0, 0.5]}}, Path({str(tmp_path / 'a.png')!r})); "
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
