@@ -19,7 +19,8 @@ from tats_ray.data.samples import Sample, load_samples
 from tats_ray.driver import prepare
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.averages import Averages
-from tats_ray.tracking.figures import Video, save_sheet
+from tats_ray.tracking.figures import save_sheet
+from tats_ray.tracking.overlays import Video
 from tats_ray.training.context import LocalContext
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.stepper import GradientStepper
@@ -88,7 +89,7 @@ def check(run: TrainRun, *, device: torch.device, sheet: Path) -> Check:
     if not decoded:
         path, reason = failures[0]
         raise DataLossError(f"none of {len(samples)} clips could be decoded; the first is of {path}: {reason}")
-    train_rate, batch = _train(run, decoded, device)
+    train_rate, batch = training_rate(run, decoded, device)
     if run.training.picture_every is not None:
         save_sheet(_rows(decoded), sheet, title="clips as they are trained on")
     return Check(
@@ -120,8 +121,17 @@ def _decode(run: TrainRun, manifest: Manifest) -> tuple[list[VideoRecord], list[
     return records, samples, time.perf_counter() - began
 
 
-def _train(run: TrainRun, samples: Sequence[Sample], device: torch.device) -> tuple[float, int]:
-    """Return the clips a second and the clips a step of training, a sampler's updates included."""
+def training_rate(
+    run: TrainRun, samples: Sequence[Sample], device: torch.device, *, seconds: float = MIN_SECONDS
+) -> tuple[float, int]:
+    """Return the clips a second and the clips a step of training, a sampler's updates included.
+
+    Args:
+        run: The run.
+        samples: Decoded clips of its shape; a step takes as many of them as it can.
+        device: Where to train.
+        seconds: At least so long is measured.
+    """
     visible, repeats = run.masking.visible, 1
     if isinstance(visible, TATSConfig):  # on from the start, for so many steps as one of its updates takes
         visible = visible.model_copy(update={"switch": SwitchConfig(critic_by=0, policy_by=0)})
@@ -143,7 +153,7 @@ def _train(run: TrainRun, samples: Sequence[Sample], device: torch.device) -> tu
     spec = ShareSpec(clip=clip, seed=0, steps=range(1), global_batch=batch, micro_batch=batch)
     batches = [part.to(device) for part in make_share(samples[:batch], spec).batches]
     taken, steps, began = 0.0, -repeats, 0.0
-    while steps <= 0 or taken < MIN_SECONDS:
+    while steps <= 0 or taken < seconds:
         if steps == 0:  # the first round warms caches, allocators and compilers up
             began = time.perf_counter()
         for _ in range(repeats):

@@ -1,9 +1,11 @@
-"""The clips that are never trained on, as one worker holds them."""
+"""The clips that are never trained on, and those that a probe learns from, as one worker holds them."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tats_ray.config.run import TrainRun
@@ -12,31 +14,23 @@ from tats_ray.data.clips import Clip, load_center_clip
 from tats_ray.data.decode import Decode
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.order import PROBE
 from tats_ray.data.source import DecodeError
 from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.methods.base import HeldOut
 from tats_ray.training.context import WorkerContext
+from tats_ray.training.probe import ProbeClips
 from tats_ray.training.quarantine import DataLossError
 
 
 def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> HeldOut:
     """Decode this worker's part of the held-out clips: their middle, uncropped and unflipped where they can be."""
     grid = run.grid
-    indices = range(context.rank, len(manifest), context.world_size)
-    with GuardedDecoder(run.data) as decode, ThreadPoolExecutor(os.cpu_count()) as pool:
-        loaded = list(pool.map(lambda index: _load(run, manifest.record(index), decode), indices))
-    kept = [(index, clip) for index, clip in zip(indices, loaded, strict=True) if isinstance(clip, Clip)]
-    failures = [clip for clip in loaded if not isinstance(clip, Clip)]
+    kept, failures = _middle_clips(run, manifest, context)
     counts = context.all_gather(len(kept))
     if not any(counts):  # type: ignore[arg-type]
         raise DataLossError(f"none of the {len(manifest)} held-out videos could be decoded; index the videos again")
-    size, frames = run.data.crop_size, run.data.num_frames
-    video = (
-        torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
-        if kept
-        else torch.zeros(0, frames, size, size, 3)
-    )
     rows = torch.tensor([index for index, _ in kept], dtype=torch.int64)
     shape = (len(manifest), grid.num_tokens)
     clocks = exponential_clocks(shape, seed=run.seed, step=-1, device=torch.device("cpu"))[rows]
@@ -49,8 +43,43 @@ def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> 
         ]
         for position, name in enumerate(("mover", "twin")):
             truth[name] = torch.stack([torch.from_numpy(share[position]) for share in shares]).to(context.device)
-    batch = ClipBatch(video=video.to(torch.uint8), row=rows).to(context.device)
-    return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures)
+    batch = ClipBatch(video=_stacked(run, kept), row=rows).to(context.device)
+    labels = torch.tensor([record.label for record in records], dtype=torch.int64) if is_labelled(manifest) else None
+    return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures, labels=labels)
+
+
+def load_probe_clips(run: TrainRun, videos: Manifest, context: WorkerContext) -> ProbeClips | None:
+    """Decode this worker's part of the training videos from which a ridge probe learns; None where none is wanted."""
+    if run.training.probe_every is None or not is_labelled(videos):
+        return None
+    drawn = np.random.default_rng([run.seed, PROBE]).permutation(len(videos))[: run.training.probe_clips]
+    chosen = videos.select(np.sort(drawn))
+    kept, _ = _middle_clips(run, chosen, context)  # training meets those that fail, and lists them
+    labels = torch.tensor([chosen.record(index).label for index, _ in kept], dtype=torch.int64)
+    return ProbeClips(_stacked(run, kept), labels)
+
+
+def is_labelled(manifest: Manifest) -> bool:
+    """Say whether every video has the number of its class."""
+    return all(label is not None and label >= 0 for label in manifest.table["label"].to_pylist())
+
+
+def _middle_clips(
+    run: TrainRun, manifest: Manifest, context: WorkerContext
+) -> tuple[list[tuple[int, Clip]], list[tuple[str, str]]]:
+    """Decode this worker's part; return the clips with their rows, and path and reason of those that failed."""
+    indices = range(context.rank, len(manifest), context.world_size)
+    with GuardedDecoder(run.data) as decode, ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = list(pool.map(lambda index: _load(run, manifest.record(index), decode), indices))
+    kept = [(index, clip) for index, clip in zip(indices, loaded, strict=True) if isinstance(clip, Clip)]
+    return kept, [clip for clip in loaded if not isinstance(clip, Clip)]
+
+
+def _stacked(run: TrainRun, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
+    size, frames = run.data.crop_size, run.data.num_frames
+    if not kept:
+        return torch.zeros(0, frames, size, size, 3, dtype=torch.uint8)
+    return torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
 
 
 def _load(run: TrainRun, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:

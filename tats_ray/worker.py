@@ -4,25 +4,20 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
-from tats_ray.data.batches import ClipBatch
 from tats_ray.data.cache import CachingDecoder
-from tats_ray.data.clips import load_center_clip
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import epoch_length, split_held_out
-from tats_ray.held_out import load_held_out
-from tats_ray.masking.draws import exponential_clocks
+from tats_ray.held_out import is_labelled, load_held_out, load_probe_clips
 from tats_ray.masking.tats import TATSConfig
-from tats_ray.methods.base import HeldOut, Snapshot
 from tats_ray.methods.build import build_method, training_flops, visible_rule
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
@@ -33,7 +28,6 @@ from tats_ray.training.ledger import matmul_flops
 from tats_ray.training.loop import Job, LoopState, train
 from tats_ray.training.optim import Trainable, constant_trainable, scheduled_trainable
 from tats_ray.training.state import (
-    CheckpointError,
     latest_checkpoint,
     load_checkpoint,
     load_module,
@@ -99,6 +93,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         folder=launch.folder,
         run_id=launch.handle.run_id,
         flops=_flops_by_stage(run),
+        probe=load_probe_clips(run, videos, context) if is_labelled(manifest) else None,
         peak_flops=context.world_size * matmul_flops(context.device, stepper.dtype),
     )
     try:
@@ -172,47 +167,6 @@ def describe(run: TrainRun) -> dict[str, str]:
     facts |= {f"parameters, {name}": f"{number:,}" for name, number in counted.items()}
     facts |= {f"training GFLOPs a clip, {part}": f"{number / 1e9:,.4g}" for part, number in flops.items()}
     return facts
-
-
-def look(folder: Path, clips_of: Path, *, clip: int, shown_size: int) -> Snapshot:
-    """Return how the last checkpoint of a run sees one held-out clip of another run.
-
-    Args:
-        folder: The run whose sampler draws.
-        clips_of: The run whose held-out clips are meant; the first run given, say, so that several see the same clip.
-        clip: Which of them, from 0.
-        shown_size: Pixels of the returned video's side, which may be finer than what the model sees.
-
-    Raises:
-        CheckpointError: The folder holds no usable checkpoint.
-        ValueError: There is no such clip.
-    """
-    for path in (folder, clips_of):
-        if not (path / "run.yaml").is_file():
-            raise ValueError(f"{path} is no folder of a run: it has no run.yaml; a run prints its folder when it ends")
-    run, owner = read_run(folder / "run.yaml"), read_run(clips_of / "run.yaml")
-    assert owner.data.manifest is not None
-    manifest = Manifest.read_all(owner.data.manifest)
-    _, held_out = split_held_out(len(manifest), held_out=owner.data.held_out, seed=owner.seed)
-    if not 0 <= clip < len(held_out):
-        raise ValueError(f"--clip must be from 0 to {len(held_out) - 1}, got {clip}")
-    record = manifest.record(int(held_out[clip]))
-    device = torch.device("cpu")
-    method = build(run.model_copy(update={"init": None}), 1, device)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"{folder / 'checkpoints'} holds no checkpoint")
-    saved = load_checkpoint(checkpoint, method.modules(), {}, device=device)
-    method.load_state_dict(saved["method"])  # type: ignore[arg-type]
-    with GuardedDecoder(run.data) as decode:
-        video = torch.from_numpy(load_center_clip(record, run.data, decode=decode).video)[None]
-        finer = run.data.model_copy(update={"crop_size": shown_size})
-        shown = load_center_clip(record, finer, decode=decode).video
-    shape = (1, run.grid.num_tokens)
-    clocks = exponential_clocks(shape, seed=run.seed, step=clip, device=device)
-    batch = ClipBatch(video=video, row=torch.zeros(1, dtype=torch.int64))
-    snapshot = method.snapshot(HeldOut(batch=batch, clocks=clocks, truth={}))
-    return replace(snapshot, video=shown)
 
 
 def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:

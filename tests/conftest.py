@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tats_ray.config.files import to_yaml
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.batches import ClipBatch
@@ -24,6 +25,7 @@ from tats_ray.recipes import recipe
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.context import LocalContext, WorkerContext
 from tats_ray.training.optim import OptimConfig, constant_trainable, scheduled_trainable
+from tats_ray.training.state import capture, write_checkpoint
 from tats_ray.training.stepper import GradientStepper
 
 FRAMES, SIDE = 8, 16
@@ -87,6 +89,35 @@ def write_manifest() -> Callable[[Path], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def save_run() -> Callable[..., Path]:
+    """Write the folder of a run whose weights are noise, so that every output differs from token to token."""
+
+    def save(run: TrainRun, *, steps: tuple[int, ...] = (8,), number: str = "0001") -> Path:
+        assert run.results is not None
+        folder = Path(run.results) / run.name / number
+        folder.mkdir(parents=True)
+        (folder / "run.yaml").write_text(to_yaml(run))
+        method = build_method(run.model, run.masking, grid=run.grid, total_steps=8, global_batch=4, seed=run.seed)
+        noise = torch.Generator().manual_seed(run.seed)
+        for step in steps:
+            for module in method.modules().values():
+                for parameter in module.parameters():
+                    torch.nn.init.normal_(parameter, std=0.3, generator=noise)
+            captured = capture(
+                step=step,
+                modules=method.modules(),
+                trainables={},
+                state={"method": method.state_dict()},
+                measured={},
+                run_id=None,
+            )
+            write_checkpoint(folder / "checkpoints", captured)
+        return folder
+
+    return save
 
 
 @pytest.fixture(autouse=True, scope="session")

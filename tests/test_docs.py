@@ -23,6 +23,7 @@ from tats_ray.training import loop
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.context import LocalContext
 from tats_ray.training.loop import Job, LoopState, train
+from tats_ray.training.probe import ProbeClips
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -40,7 +41,11 @@ TATS = TATSConfig(
     switch=SwitchConfig(error_spread=1e9, explained_variance=0.99, critic_by=2 / STEPS, policy_by=4 / STEPS),
     ppo=PPOConfig(rollout_steps=2, update_epochs=2, target_nats=0.1, target_kl=1e-12),
 )
-KINDS: tuple[VisibleConfig, ...] = (TATS, AdaMAEConfig(num_heads=2), RandomConfig())
+# Has a metric of its own, and no temperature to adapt.
+ORDER = TATS.model_copy(
+    update={"objective": "order-low-error", "ppo": PPOConfig(rollout_steps=2, update_epochs=2, target_kl=1e-12)}
+)
+KINDS: tuple[VisibleConfig, ...] = (TATS, ORDER, AdaMAEConfig(num_heads=2), RandomConfig())
 
 
 class Names(NullTracker):
@@ -75,7 +80,10 @@ def logged(
                 context=context,
                 tracker=names,
                 config=TrainingConfig(steps=STEPS, global_batch=8, precision="fp32", validate_every=2),
-                held_out=HeldOut(make_batch(range(4), seed=77), clocks, {"mover": share, "twin": share}),
+                held_out=HeldOut(
+                    make_batch(range(4), seed=77), clocks, {"mover": share, "twin": share}, labels=torch.arange(4) % 2
+                ),
+                probe=ProbeClips(make_batch(range(8), seed=78).video, torch.arange(8) % 2),
                 total_steps=STEPS,
                 seed=0,
                 log_every=2,

@@ -1,30 +1,40 @@
-"""A comparison on Ray: every run of a plan as a task of its own, as many at once as fit, each after those it needs."""
+"""A comparison on Ray: each run of a plan and its judging are tasks, as many at once as fit, after those they need."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 import torch
 from ray import ObjectRef
-from ray.exceptions import RayError
-from rich.console import Console
-from rich.progress import Progress
 
 from tats_ray.cluster.runtime import node_resources, start_ray
+from tats_ray.cluster.tasks import Failed, Task, run_tasks
 from tats_ray.cluster.train import check_cluster, check_fits
-from tats_ray.cluster.tune import concurrent_trials, end_family, fit_quietly, last_line
-from tats_ray.comparison.plan import Comparison, Plan, PlannedRun, described, plan
+from tats_ray.cluster.tune import concurrent_trials, end_family, fit_quietly
+from tats_ray.comparison.collect import Data, curves, facts, scored, settings
+from tats_ray.comparison.diagnostics import random_mask_errors
+from tats_ray.comparison.judging import Missing, Scored
+from tats_ray.comparison.plan import Comparison, Plan, PlannedRun, described
+from tats_ray.comparison.report import Report, write_report
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.data.manifest import Manifest
 from tats_ray.driver import conduct, find_finished, prepare
 from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.probing.config import EvaluationConfig, tasks_of
+from tats_ray.probing.evaluate import evaluate
+from tats_ray.probing.frozen import FrozenEncoder
+from tats_ray.probing.record import conduct_evaluation
 from tats_ray.run_folder import abandoned, new_folder, next_number, read_status, write_status
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.mlflow import open_run
+from tats_ray.tracking.mlflow import MlflowTracker, open_run
 from tats_ray.training.context import LocalContext
 from tats_ray.worker import Launch, own_decoders, run_training
 
@@ -32,81 +42,39 @@ PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Why there is no result."""
+class Compared:
+    """A comparison that is done."""
 
-    reason: str
-
-
-@dataclass(frozen=True)
-class Task:
-    """Something to do once others are done."""
-
-    needs: tuple[str, ...]
-    start: Callable[[Mapping[str, Any]], ObjectRef]
-    """Given the results so far, starts it."""
+    plan: Plan
+    report: Report
+    handle: RunHandle
+    missing: Mapping[str, str]
+    """Why runs are missing, by name."""
 
 
-def compare(comparison: Comparison) -> None:
-    """Train all runs of a comparison; finished ones are found, interrupted ones go on.
+def compare(planned: Plan, data: Data) -> Compared:
+    """Train and judge all runs of a plan, and write the report; what is done is found, what was interrupted goes on.
 
     Raises:
-        ConfigError: The base run, the comparison or the cluster does not fit.
+        ConfigError: The cluster does not fit.
     """
-    with terminable():
-        base, _ = prepare(comparison.run)
-        planned = plan(replace(comparison, run=base))
-        start_for(base)
-        folder, handle = _open(planned)
-        with recorded(partial(_end, base, folder, handle, comparison.name)):
-            tasks = {name: training_task(one, parent_run_id=handle.run_id) for name, one in planned.runs.items()}
-            run_tasks(tasks, at_once=runs_at_once(base), what=comparison.name)
-
-
-def _open(planned: Plan) -> tuple[Path, RunHandle]:
-    """Return folder and record of the comparison: of an unfinished one of the same plan, or new ones."""
     comparison = planned.comparison
-    base, description = comparison.run, described(planned)
-    assert base.results is not None
-    root = Path(base.results) / comparison.name
-    newest = root / f"{next_number(root) - 1:04d}"
-    status = read_status(newest)
-    same = status.get("status") not in (None, "FINISHED") and (newest / PLAN).read_text() == description
-    folder = newest if same else new_folder(base, comparison.name)
-    with abandoned(None if same else folder):
-        (folder / PLAN).write_text(description)
-        handle = open_run(
-            base.tracking.model_copy(update={"run_name": f"{comparison.name}-{folder.name}"}),
-            results_root=Path(base.results),
-            params=base.model_dump(mode="json"),
-            tags={"tats.comparison": comparison.name, "tats.folder": str(folder)},
-            run_id=status["mlflow_run_id"] if same else None,
-        )
-        write_status(folder, "RUNNING", handle)
-    return folder, handle
-
-
-def _end(base: TrainRun, folder: Path, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
-    write_status(folder, status, handle)
-    end_family(base, handle, name, status, reason)
-
-
-def training_task(planned: PlannedRun, *, parent_run_id: str) -> Task:
-    """Return the task that trains a run from the weights, or all of the training, of the one before it."""
-
-    def start(done: Mapping[str, Any]) -> ObjectRef:
-        run = planned.run
-        if planned.after is not None:
-            run = change(run, [("init", str(starting_point(planned, done[planned.after])))])
-        return _train.options(**_resources(run)).remote(run, parent_run_id)
-
-    return Task(needs=() if planned.after is None else (planned.after,), start=start)
-
-
-def starting_point(planned: PlannedRun, folder: Path) -> Path:
-    """Return the checkpoint of a finished run that the next goes on from: its last, or the one kept for a cut."""
-    found = sorted((folder / "checkpoints").glob("step_*"))
-    return found[0] if planned.stage == "cut" else found[-1]
+    base = comparison.run
+    with terminable():
+        start_for(base)
+        folder, handle = _open(planned, data)
+        with recorded(partial(_end, base, folder, handle, comparison.name)):
+            done = run_tasks(_tasks(planned, data, handle), at_once=runs_at_once(base), what=comparison.name)
+            scores = _scores(planned, done, handle)
+            report = write_report(
+                planned, scores, folder, facts=facts(planned, data), curves=curves(planned, scores, handle)
+            )
+            tracker = MlflowTracker(handle)
+            for file in report.files:
+                tracker.log_file(file, folder="report")
+            tracker.close()
+    missing = {name: result.reason for name, result in done.items() if isinstance(result, Failed)}
+    return Compared(planned, report, handle, missing)
 
 
 def start_for(run: TrainRun) -> None:
@@ -126,41 +94,53 @@ def start_for(run: TrainRun) -> None:
 def runs_at_once(run: TrainRun) -> int:
     """Return how many runs fit on the cluster at once."""
     nodes = node_resources()
-    cpus = sum(node.get("CPU", 0.0) for node in nodes)
     if run.cluster.num_workers:
-        return concurrent_trials(run, cpus)
+        return concurrent_trials(run, sum(node.get("CPU", 0.0) for node in nodes))
     needed = _resources(run)
     by_cpu = sum(int(node.get("CPU", 0.0) // needed["num_cpus"]) for node in nodes)
     gpus = sum(int(node.get("GPU", 0.0)) for node in nodes)
     return max(1, min(by_cpu, gpus) if needed["num_gpus"] else by_cpu)
 
 
-def run_tasks(tasks: Mapping[str, Task], *, at_once: int, what: str) -> dict[str, Any]:
-    """Run tasks in their order, each after those it needs; one that fails takes only those with it that need it."""
-    waiting, running, done = dict(tasks), dict[ObjectRef, str](), dict[str, Any]()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(what, total=len(tasks))
-        while waiting or running:
-            for name, task in list(waiting.items()):
-                lost = next((need for need in task.needs if isinstance(done.get(need), Failed)), None)
-                if lost is not None:
-                    done[name] = Failed(f"it needs {lost}, which failed")
-                    del waiting[name]
-                elif len(running) < at_once and all(need in done for need in task.needs):
-                    running[task.start(done)] = name
-                    del waiting[name]
-            ready, _ = ray.wait(list(running), timeout=1.0) if running else ([], [])
-            for ref in ready:
-                done[running.pop(ref)] = _result(ref)
-            progress.update(bar, completed=len(done))
-    return {name: done[name] for name in tasks}
+def starting_point(planned: PlannedRun, folder: Path) -> Path:
+    """Return the checkpoint of a finished run that the next goes on from: its last, or the one kept for a cut."""
+    found = sorted((folder / "checkpoints").glob("step_*"))
+    return found[0] if planned.stage == "cut" else found[-1]
 
 
-def _result(ref: ObjectRef) -> Any:
-    try:
-        return ray.get(ref)
-    except RayError as error:
-        return Failed(last_line(error))
+def _tasks(planned: Plan, data: Data, handle: RunHandle) -> dict[str, Task]:
+    """Return the training of every run and, behind it, its judging."""
+    judged = {entry.run for entry in planned.entries}
+    tasks: dict[str, Task] = {}
+    for name, one in planned.runs.items():
+        tasks[name] = _training(one, parent_run_id=handle.run_id)
+        if name in judged:
+            tasks[_judging_of(name)] = _judging(one, data, planned.comparison)
+    return tasks
+
+
+def _judging_of(name: str) -> str:
+    return f"{name}, judged"
+
+
+def _training(planned: PlannedRun, *, parent_run_id: str) -> Task:
+    def start(done: Mapping[str, Any]) -> ObjectRef:
+        run = planned.run
+        if planned.after is not None:
+            run = change(run, [("init", str(starting_point(planned, done[planned.after])))])
+        return _train.options(**_resources(run)).remote(run, parent_run_id)
+
+    return Task(needs=() if planned.after is None else (planned.after,), start=start)
+
+
+def _judging(planned: PlannedRun, data: Data, comparison: Comparison) -> Task:
+    def start(done: Mapping[str, Any]) -> ObjectRef:
+        alone = planned.run.model_copy(update={"cluster": planned.run.cluster.model_copy(update={"num_workers": 0})})
+        return _judge.options(**_resources(alone)).remote(
+            done[planned.name], data, tuple(comparison.tasks), settings(comparison)
+        )
+
+    return Task(needs=(planned.name,), start=start)
 
 
 def _resources(run: TrainRun) -> dict[str, float]:
@@ -185,6 +165,69 @@ def _train_here(launch: Launch) -> None:
     """Train in this task's process, on its GPU if it has one."""
     threads = launch.run.cluster.cpus_per_worker
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     with own_decoders(launch.run, threads=threads) as shares_of:
-        run_training(launch, LocalContext(device), shares_of)
+        run_training(launch, LocalContext(_device()), shares_of)
+
+
+@ray.remote(max_retries=3)
+def _judge(folder: Path, data: Data, tasks: tuple[str, ...], config: EvaluationConfig) -> dict[str, float]:
+    """Return the figures of a run's last checkpoint; once found out, they are read from its folder."""
+    train, test = Manifest.read(data.train), Manifest.read(data.test)
+    asked = json.dumps([train.hash, test.hash, tasks, config.model_dump(mode="json")], sort_keys=True)
+    kept = folder / f"judged_{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    frozen = FrozenEncoder.load(folder, device=_device())
+    with TemporaryDirectory(dir=folder, prefix=".features_") as features:  # of many runs they would fill the disk
+        work = partial(evaluate, frozen, train, test, tasks_of(tasks), config, features=Path(features))
+        evaluation = conduct_evaluation(frozen, train, test, tasks_of(tasks), config, run=work).evaluation
+    figures = {**evaluation.metrics(), **random_mask_errors(folder, test, device=_device())}
+    partial_file = kept.with_suffix(".partial")
+    partial_file.write_text(json.dumps(figures, indent=2))
+    partial_file.replace(kept)
+    return figures
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+
+
+def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:
+    """Return folder and record of the comparison: of an unfinished one of the same plan, or new ones."""
+    comparison = planned.comparison
+    base = comparison.run
+    description = json.dumps({**json.loads(described(planned)), "data": asdict(data)}, indent=1)
+    assert base.results is not None
+    root = Path(base.results) / comparison.name
+    newest = root / f"{next_number(root) - 1:04d}"
+    status = read_status(newest)
+    same = status.get("status") not in (None, "FINISHED") and (newest / PLAN).read_text() == description
+    folder = newest if same else new_folder(base, comparison.name)
+    with abandoned(None if same else folder):
+        (folder / PLAN).write_text(description)
+        handle = open_run(
+            base.tracking.model_copy(update={"run_name": f"{comparison.name}-{folder.name}"}),
+            results_root=Path(base.results),
+            params=base.model_dump(mode="json"),
+            tags={"tats.comparison": comparison.name, "tats.folder": str(folder)},
+            run_id=status["mlflow_run_id"] if same else None,
+        )
+        write_status(folder, "RUNNING", handle)
+    return folder, handle
+
+
+def _end(base: TrainRun, folder: Path, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
+    write_status(folder, status, handle)
+    end_family(base, handle, name, status, reason)
+
+
+def _scores(planned: Plan, done: Mapping[str, Any], handle: RunHandle) -> dict[str, Scored | Missing]:
+    scores: dict[str, Scored | Missing] = {}
+    for entry in planned.entries:
+        folder, figures = done[entry.run], done[_judging_of(entry.run)]
+        failed = next((result for result in (folder, figures) if isinstance(result, Failed)), None)
+        scores[entry.run] = (
+            scored(planned, entry.run, folder, figures, handle) if failed is None else Missing(failed.reason)
+        )
+    return scores

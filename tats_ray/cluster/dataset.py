@@ -79,7 +79,7 @@ def _stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        fn_kwargs={"config": spec.clip, "seed": spec.seed, "guard": guard},
+        fn_kwargs={"config": spec.clip, "seed": spec.seed, "guard": guard, "truth_grid": spec.truth_grid},
     )
     options = dataset.context.execution_options
     options.preserve_order = True
@@ -91,7 +91,8 @@ def _stream(
 
 def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:
     columns = (batch["position"].tolist(), batch["path"], batch["video"], batch["reason"], batch["failed"])
+    truths = batch.get("truth", [None] * len(batch["failed"]))
     return [
-        Sample(position, str(path), None if failed else video, str(reason))
-        for position, path, video, reason, failed in zip(*columns, strict=True)
+        Sample(position, str(path), None if failed else video, str(reason), None if failed else truth)
+        for position, path, video, reason, failed, truth in zip(*columns, truths, strict=True)
     ]

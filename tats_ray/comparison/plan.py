@@ -2,9 +2,9 @@
 
 For each seed one warm-up with random masks, which counts for all. From its weights each sampler (an *arm*) goes on at
 each mask ratio, with the same clips in the same order, at a constant rate that a cool-down ends: the comparison at
-**equal clips**. A sampler costs FLOPs of its own. So the training of a dearer arm is also cut where it has cost, with its
-cool-down, what the reference has: the comparison at **equal FLOPs**. A cut goes on from a checkpoint of the long run and
-is, bit for bit, the run that was short from the beginning.
+**equal clips**. A sampler costs FLOPs of its own. So a dearer arm is also cut where it has cost, with its cool-down,
+what the reference has: the comparison at **equal FLOPs**. A cut goes on from a checkpoint of the long run and is, bit
+for bit, the run that was short from the beginning.
 """
 
 import json
@@ -40,9 +40,8 @@ class Arm:
 class Comparison:
     """A comparison as a declaration."""
 
-    name: str
     run: TrainRun
-    """What all arms share; its name, seed, mask ratio, sampler and length are set by the plan."""
+    """What all arms share; its name is the comparison's, and the plan sets seed, mask ratio, sampler and length."""
     arms: Sequence[Arm]
     ratios: Sequence[float]
     seeds: Sequence[int]
@@ -60,6 +59,11 @@ class Comparison:
     """Probes that judge."""
     probes: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the probes, by dotted path."""
+
+    @property
+    def name(self) -> str:
+        """Of the comparison; the runs' begin with it."""
+        return self.run.name
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,20 @@ def described(plan: Plan) -> str:
     return json.dumps({"comparison": comparison, "runs": runs}, indent=1, sort_keys=True)
 
 
+def cost_rows(plan: Plan) -> list[dict[str, str]]:
+    """Return what a run of each arm at each ratio costs, as text by column."""
+    return [
+        {
+            "sampler": arm.name,
+            "ratio": f"{ratio:g}",
+            "GFLOPs a step": f"{step_flops(full.run) / 1e9:,.4g}",
+            "steps at equal clips": f"{full.run.training.steps:,}",
+            "steps at equal FLOPs": f"{(cut or full).run.training.steps:,}",
+        }
+        for arm, ratio, full, cut in by_arm(plan)
+    ]
+
+
 def step_flops(run: TrainRun) -> float:
     """Return the counted FLOPs of one step with the sampler on."""
     flops = training_flops(run.model, run.masking, grid=run.grid)
@@ -154,7 +172,9 @@ def _check(comparison: Comparison) -> None:
     names = [arm.name for arm in comparison.arms]
     missing = [name for name in comparison.references if name not in names]
     if missing or not comparison.references:
-        raise ConfigError(f"the references {list(comparison.references)} must be among the samplers, which are {names}")
+        raise ConfigError(
+            f"the references {list(comparison.references)} must be one or more of the samplers, which are {names}"
+        )
     for what, values in (("samplers", names), ("ratios", comparison.ratios), ("seeds", comparison.seeds)):
         if len(set(values)) != len(values) or not values:
             raise ConfigError(f"{what} must be given, each once, got {list(values)}")

@@ -31,6 +31,7 @@ def tiny() -> Comparison:
     run = change(
         recipe("tiny"),
         [
+            ("name", "compare-tiny"),
             ("data.crop_size", 48),
             ("data.frame_stride", 2),
             ("data.cache", "memory"),
@@ -49,7 +50,6 @@ def tiny() -> Comparison:
         ],
     )
     return Comparison(
-        name="compare-tiny",
         run=run,
         arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
         ratios=(0.9, 0.95),
@@ -58,6 +58,7 @@ def tiny() -> Comparison:
         steps=1000,
         cooldown_steps=200,
         references=("random", "tube"),
+        probes={"segments": 2, "crops": 1},
     )
 
 
@@ -66,6 +67,7 @@ def small() -> Comparison:
     run = change(
         recipe("tats-small"),
         [
+            ("name", "compare-small"),
             ("data.cache", "memory"),
             ("data.flip", True),
             ("training.global_batch", 64),
@@ -80,7 +82,6 @@ def small() -> Comparison:
         ],
     )
     return Comparison(
-        name="compare-small",
         run=run,
         arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
         ratios=(0.9, 0.95),
@@ -89,6 +90,7 @@ def small() -> Comparison:
         steps=2500,
         cooldown_steps=500,
         references=("random", "tube"),
+        probes={"segments": 2, "crops": 1},
     )
 
 

@@ -1,6 +1,8 @@
 """The command surface that every script shares: ``[--recipe NAME] [--config FILE] [path=value ...]`` and its help."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tats_ray.config.files import read_run
 from tats_ray.config.overrides import ConfigError, change, knobs, parse_override
 from tats_ray.config.run import TrainRun
 
+_OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 Recipes = Mapping[str, Callable[[], TrainRun]]
 
 
@@ -27,6 +30,12 @@ def make_parser(description: str, recipes: Recipes, *, default: str) -> argparse
     start.add_argument("--config", metavar="FILE", type=Path, help="YAML of a run, instead of a recipe")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="knobs to change, by dotted path")
     return parser
+
+
+def overrides_first(arguments: Sequence[str] | None) -> list[str]:
+    """Return the arguments, by default the command line's, with ``path=value`` in front, where no list takes them."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return sorted(given, key=lambda text: _OVERRIDE.match(text) is None)
 
 
 def resolve(arguments: argparse.Namespace, recipe: Callable[[str], TrainRun]) -> TrainRun:
@@ -70,4 +79,4 @@ def _plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-__all__ = ["ConfigError", "make_parser", "resolve"]
+__all__ = ["ConfigError", "make_parser", "overrides_first", "resolve"]

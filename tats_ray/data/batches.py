@@ -19,6 +19,8 @@ class ClipBatch:
     """uint8 RGB [batch, frames, height, width, 3]."""
     row: torch.Tensor
     """int64 [batch]: the place of each clip in the global batch."""
+    truth: torch.Tensor | None = None
+    """float32 [batch, tokens]: share of each token that shows a mover, of synthetic clips where it is asked for."""
 
     def __post_init__(self) -> None:
         if self.video.dtype != torch.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
@@ -27,10 +29,17 @@ class ClipBatch:
         if self.row.dtype != torch.int64 or self.row.shape != self.video.shape[:1]:
             found = f"{self.row.dtype} {list(self.row.shape)}"
             raise ValueError(f"row must be int64 [{len(self.video)}], a number for each clip, got {found}")
+        if self.truth is not None and (self.truth.dtype != torch.float32 or self.truth.shape[:-1] != self.row.shape):
+            found = f"{self.truth.dtype} {list(self.truth.shape)}"
+            raise ValueError(f"truth must be float32 [{len(self.video)}, tokens], got {found}")
 
     def __len__(self) -> int:
         return len(self.video)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
         """Return the batch on a device; pinned memory is copied without waiting."""
-        return ClipBatch(self.video.to(device, non_blocking=True), self.row.to(device, non_blocking=True))
+        return ClipBatch(
+            self.video.to(device, non_blocking=True),
+            self.row.to(device, non_blocking=True),
+            None if self.truth is None else self.truth.to(device, non_blocking=True),
+        )

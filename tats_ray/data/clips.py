@@ -11,6 +11,7 @@ from tats_ray.data.decode import Crop, Decode, View, decode_views
 from tats_ray.data.frames import Pace, center_crop, multiscale_crop
 from tats_ray.data.manifest import VideoRecord
 from tats_ray.data.source import DecodeError
+from tats_ray.data.views import Crops, segment_starts, view_crops
 
 
 class ClipConfig(BaseModel):
@@ -95,6 +96,19 @@ def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode 
         DecodeError: The video does not decode, or is too short where short videos are refused.
     """
     return _cut(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
+
+
+def load_view_clips(
+    record: VideoRecord, config: ClipConfig, *, segments: int, crops: Crops, decode: Decode = decode_views
+) -> list[Clip]:
+    """Cut the ``segments * crops`` views of a test, in one decode: segment by segment, in each crop by crop.
+
+    Raises:
+        DecodeError: The video does not decode, or is too short where short videos are refused.
+    """
+    squares = view_crops(record, crops=crops)
+    starts = segment_starts(record, config.pace, segments=segments)
+    return _cut(record, config, [(start, crop, False) for start in starts for crop in squares], decode=decode)
 
 
 def _cut(

@@ -17,6 +17,7 @@ from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, share_positions
 from tats_ray.data.samples import Sample, load_samples
+from tats_ray.data.synthetic import GridShape
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ShareSpec:
     micro_batch: int
     rank: int = 0
     world_size: int = 1
+    truth_grid: GridShape | None = None  # tokens of a clip, where clips are to come with their ground truth
 
     def __post_init__(self) -> None:
         if self.share % self.clip.views_per_decode:
@@ -64,12 +66,20 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
     """Put one step's samples into micro-batches; clips that failed leave their rows empty."""
     batches = []
     for start in range(0, len(samples), spec.micro_batch):
-        part = [(s.position, s.video) for s in samples[start : start + spec.micro_batch] if s.video is not None]
+        part = [(s, s.video) for s in samples[start : start + spec.micro_batch] if s.video is not None]
         size, frames = spec.clip.crop_size, spec.clip.num_frames
         video = np.stack([clip for _, clip in part]) if part else np.zeros((0, frames, size, size, 3), np.uint8)
-        rows = torch.tensor([position % spec.global_batch for position, _ in part], dtype=torch.int64)
-        batches.append(ClipBatch(video=torch.from_numpy(video), row=rows))
+        rows = torch.tensor([sample.position % spec.global_batch for sample, _ in part], dtype=torch.int64)
+        truth = None if spec.truth_grid is None else _truth([sample for sample, _ in part], spec.truth_grid)
+        batches.append(ClipBatch(video=torch.from_numpy(video), row=rows, truth=truth))
     return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
+
+
+def _truth(samples: Sequence[Sample], grid: GridShape) -> torch.Tensor:
+    known = [sample.truth for sample in samples if sample.truth is not None]
+    assert len(known) == len(samples)
+    tokens = grid.time * grid.height * grid.width
+    return torch.from_numpy(np.stack(known) if known else np.zeros((0, tokens), np.float32))
 
 
 def decodes(manifest: Manifest, spec: ShareSpec) -> Iterator[tuple[int, int]]:
@@ -110,7 +120,15 @@ def threaded_shares(
             record = manifest.record(row)
             pool = pools[crc32(record.source.name.encode()) % len(pools)]  # stretches of one file go together
             waiting.append(
-                pool.submit(load_samples, record, spec.clip, seed=spec.seed, position=position, decode=decode)
+                pool.submit(
+                    load_samples,
+                    record,
+                    spec.clip,
+                    seed=spec.seed,
+                    position=position,
+                    decode=decode,
+                    truth_grid=spec.truth_grid,
+                )
             )
             if len(waiting) >= decodes_a_step * (steps_ahead + 1):
                 return

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-EPOCH, HELD_OUT, CLIP, PART = 0, 1, 2, 3
+EPOCH, HELD_OUT, CLIP, PART, PROBE = 0, 1, 2, 3, 4
 """Second word of a random stream's seed: what is drawn, so that no two uses share numbers."""
 
 

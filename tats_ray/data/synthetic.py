@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from tats_ray.data.clips import Clip
 from tats_ray.data.decode import TIME_TOLERANCE, Crop
-from tats_ray.data.manifest import VideoRecord, truth_path
+from tats_ray.data.manifest import Manifest, ManifestError, VideoRecord, truth_path
 
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
+MOTIONS = ("horizontal", "vertical", "clockwise", "anticlockwise")
+DIRECTIONS = (0.0, np.pi / 2)  # of the straight ones, which stay what they are when they bounce
+LIST, CLASSES = "videos.txt", "videos.classes.txt"
 SPEED = (0.01, 0.025)  # of a mover, in sides of the frame per frame of the video
 CAMERA_REACH = 0.08  # how far the camera wanders from its first position along each axis, in sides of the frame
 SPECTRUM = 1.1  # the amplitude of a texture falls with frequency to this power; that of natural images with 1 to 1.5
@@ -43,10 +46,18 @@ class SyntheticConfig(BaseModel):
     """Sprites of the same look that do not move (but with the camera)."""
     camera: StrictBool = False
     """Whether the camera wanders, and with it the ground and all sprites."""
+    motions: int = Field(default=0, ge=0, le=4)
+    """Kinds of motion that are classes, so many of horizontal, vertical, clockwise, anticlockwise: all movers of a
+    video share one, and the labels are listed in videos.txt. 0 mixes motions of any direction, without labels."""
     noise: float = Field(default=2.0, ge=0)
     """Standard deviation of the sensor noise, in grey levels of 0 to 255."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random; a video depends on the seed and its number alone."""
+
+    @property
+    def motion_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return MOTIONS[: self.motions]
 
 
 @dataclass(frozen=True)
@@ -94,29 +105,41 @@ def make_videos(folder: str | os.PathLike[str], config: SyntheticConfig) -> list
     """Write H.264 videos ``synthetic_0000.mp4`` and on, each with its tracks in ``<stem>.truth.npz`` beside it.
 
     Returns:
-        The paths of the videos. Files of the same names are replaced; a video appears when it is complete.
+        The paths of the videos. Files of the same names are replaced; a video appears when it is complete. With
+        labels, ``LIST`` beside them has a line ``path label`` for each, and ``CLASSES`` the classes' names.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"synthetic_{number:04d}.mp4" for number in range(config.num_videos)]
     for number, path in enumerate(paths):
-        video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config)
+        video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config, motion=_motion(number, config))
         tracks.save(truth_path(path))
         partial = path.with_name(f".{path.name}.partial")
         _encode(partial, video, fps=config.fps)
         partial.replace(path)
+    if config.motions:
+        lines = [f"{path.name} {_motion(number, config)}\n" for number, path in enumerate(paths)]
+        (folder / LIST).write_text("".join(lines))
+        (folder / CLASSES).write_text("".join(f"{name}\n" for name in config.motion_names))
     return paths
 
 
-def draw_clip(rng: np.random.Generator, config: SyntheticConfig) -> tuple[np.ndarray, SpriteTracks]:
-    """Render one video in memory.
+def _motion(number: int, config: SyntheticConfig) -> int | None:
+    """Return the class of a video; classes take turns."""
+    return number % config.motions if config.motions else None
+
+
+def draw_clip(
+    rng: np.random.Generator, config: SyntheticConfig, *, motion: int | None = None
+) -> tuple[np.ndarray, SpriteTracks]:
+    """Render one video in memory; all its movers move as the class ``motion`` says, or each in its own way.
 
     Returns:
         uint8 RGB [frames, size, size, 3], and the truth about its sprites.
     """
     moving = np.arange(config.twins + rng.integers(1, config.movers + 1)) >= config.twins  # movers pass in front
     radius = config.size * rng.uniform(*RADIUS, len(moving))
-    placements = (_paths(rng, config, radius=radius, moving=moving) for _ in range(PLACEMENTS))
+    placements = (_paths(rng, config, radius=radius, moving=moving, motion=motion) for _ in range(PLACEMENTS))
     paths = min(placements, key=lambda paths: _overlap(paths, radius))  # [frames, sprites, 2]
     camera = _camera_path(rng, config)  # [frames, 2]
     tracks = SpriteTracks(
@@ -131,6 +154,23 @@ def draw_clip(rng: np.random.Generator, config: SyntheticConfig) -> tuple[np.nda
         _paint(video, rng, tracks, sprite)
     video += np.float32(config.noise) * rng.standard_normal(video.shape, dtype=np.float32)
     return np.clip(np.rint(video), 0, 255).astype(np.uint8), tracks
+
+
+def require_truth(manifest: Manifest) -> None:
+    """Check that every video has its ground truth, in a file that is there.
+
+    Raises:
+        ManifestError: Some have none.
+    """
+    truths = manifest.table.column("truth").to_pylist()
+    lacking = [row for row, truth in enumerate(truths) if truth is None or not Path(truth).is_file()]
+    if lacking:
+        raise ManifestError(
+            f"masking.visible.kind=oracle draws by ground truth, which {len(lacking)} of {len(manifest)} videos of "
+            f"{manifest.name} lack, the first being {manifest.record(lacking[0]).source.name}; only synthetic videos "
+            f"have it, in <stem>.truth.npz beside them: make some with pipelines/make_videos.py and index them, or "
+            f"take another masking.visible.kind"
+        )
 
 
 def token_truth(
@@ -170,26 +210,32 @@ def token_shares(
     return mover_share, twin_share
 
 
-def _paths(rng: np.random.Generator, config: SyntheticConfig, *, radius: np.ndarray, moving: np.ndarray) -> np.ndarray:
+def _paths(
+    rng: np.random.Generator, config: SyntheticConfig, *, radius: np.ndarray, moving: np.ndarray, motion: int | None
+) -> np.ndarray:
     """Draw the centres of all sprites, wholly inside the frame: float [frames, sprites, 2]."""
     lengths = [config.frames if moves else 1 for moves in moving]  # a path of one frame stays where it is
-    paths = [_path(rng, frames, config.size, reach) for frames, reach in zip(lengths, radius, strict=True)]
+    paths = [_path(rng, frames, config.size, reach, motion) for frames, reach in zip(lengths, radius, strict=True)]
     return np.stack([np.broadcast_to(path, (config.frames, 2)) for path in paths], axis=1)
 
 
-def _path(rng: np.random.Generator, frames: int, size: int, radius: float) -> np.ndarray:
+def _path(rng: np.random.Generator, frames: int, size: int, radius: float, motion: int | None) -> np.ndarray:
     """Draw a straight path that bounces from the edges, or an arc: float [frames, 2]."""
     time = np.arange(frames)[:, None]
     speed = size * rng.uniform(*SPEED)
     angle = rng.uniform(0, 2 * np.pi)
-    if rng.integers(2):
+    straight = bool(rng.integers(2)) if motion is None else motion < len(DIRECTIONS)
+    if straight and motion is not None:
+        angle = DIRECTIONS[motion] + np.pi * rng.integers(2)
+    if straight:
         start = rng.uniform(radius, size - radius, 2)
         free = size - 2 * radius
         unfolded = start - radius + speed * time * np.array([np.cos(angle), np.sin(angle)])
         return radius + free - np.abs(unfolded % (2 * free) - free)
     turn = size * rng.uniform(0.12, 0.25)
     center = rng.uniform(radius + turn, size - radius - turn, 2)
-    angles = angle + rng.choice([-1, 1]) * speed / turn * time
+    sense = rng.choice([-1, 1]) if motion is None else (1, -1)[motion - len(DIRECTIONS)]  # rows count downwards
+    angles = angle + sense * speed / turn * time
     return center + turn * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 

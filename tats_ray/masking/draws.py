@@ -19,6 +19,7 @@ class Scores:
 
     logits: Tensor  # [batch, tokens], float32
     value: Tensor | None = None  # [batch, tokens], float32: the critic's estimate of the relative withheld error
+    clip_value: Tensor | None = None  # [batch], float32: the critic of whole clips, where the objective has one
 
     @property
     def log_prob(self) -> Tensor:

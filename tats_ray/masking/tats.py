@@ -5,16 +5,17 @@ The scorer reads the pixels through a narrow projection of its own. So it shares
 gradient crosses, and the autoencoder can project its visible patches only.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.draws import Scores
 from tats_ray.nn.patches import TubeletEmbed
 from tats_ray.nn.trajectory import TrajectoryBlock
+from tats_ray.rl.choice import TEMPERED, WITH_CLIP_VALUE, ObjectiveName
 from tats_ray.rl.ppo import PPOConfig
 
 
@@ -40,6 +41,10 @@ class TATSConfig(BaseModel):
 
     kind: Literal["tats"] = "tats"
     """Strategy by which the visible tokens are chosen."""
+    objective: ObjectiveName = "withheld"
+    """What teaches the policy: the error of a withheld token (withheld); as ablations the critic alone, without an
+    actor (regress), AdaMAE's loss with a ratio and without entropy (surrogate), or PPO on the drawn order, rewarded by
+    a low or a high mean error of the clip (order-low-error, order-high-error)."""
     embed_dim: int = Field(default=192, ge=8)
     """Width of the sampler; its cost grows with the square, and at the encoder's width it exceeds the encoder's."""
     num_heads: int = Field(default=3, ge=1)
@@ -49,12 +54,24 @@ class TATSConfig(BaseModel):
     ppo: PPOConfig = PPOConfig()
     """How the sampler learns."""
 
+    @model_validator(mode="after")
+    def _target_is_reachable(self) -> Self:
+        if self.ppo.target_nats is not None and self.objective not in TEMPERED:
+            raise ValueError(
+                f"masking.visible.ppo.target_nats adapts the temperature, which sets the distance from uniform where "
+                f"masking.visible.objective is {' or '.join(TEMPERED)}, got {self.ppo.target_nats} with "
+                f"{self.objective}; set target_nats to null"
+            )
+        return self
+
 
 class TATSScorer(nn.Module):
     """Own projection of raw patches, zero position table, one trajectory block, two linear heads.
 
     The actor starts at zero (a uniform policy, as random masking) and the critic at one (every token as hard as its
-    clip's mean).
+    clip's mean). An objective on whole clips has a third head, on the mean of the clip's features: the mean of the
+    critic's tokens is 1 for every clip, since their errors are relative to their clip, and knows no hard clip from an
+    easy one. It starts at one as well (every clip as hard as the mean).
     """
 
     def __init__(self, config: TATSConfig, *, grid: TokenGrid, patch_pixels: int) -> None:
@@ -71,9 +88,11 @@ class TATSScorer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
         self.actor = nn.Linear(config.embed_dim, 1)
         self.critic = nn.Linear(config.embed_dim, 1)
-        for head, bias in ((self.actor, 0.0), (self.critic, 1.0)):
-            nn.init.zeros_(head.weight)
-            nn.init.constant_(head.bias, bias)
+        self.clip_critic = nn.Linear(config.embed_dim, 1) if config.objective in WITH_CLIP_VALUE else None
+        for head, bias in ((self.actor, 0.0), (self.critic, 1.0), (self.clip_critic, 1.0)):
+            if head is not None:
+                nn.init.zeros_(head.weight)
+                nn.init.constant_(head.bias, bias)
 
     def forward(self, patches: Tensor) -> Scores:
         """Score every token.
@@ -87,4 +106,8 @@ class TATSScorer(nn.Module):
         features = self.norm(self.block(self.embed(patches) + self.positions, self.grid))
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            return Scores(logits=self.actor(features).squeeze(-1), value=self.critic(features).squeeze(-1))
+            return Scores(
+                logits=self.actor(features).squeeze(-1),
+                value=self.critic(features).squeeze(-1),
+                clip_value=None if self.clip_critic is None else self.clip_critic(features.mean(1)).squeeze(-1),
+            )

@@ -45,6 +45,7 @@ class HeldOut:
     clocks: Tensor  # [clips, tokens]
     truth: Mapping[str, Tensor]  # name to [clips, tokens]: share of a token's area covered by "mover" or "twin"
     failures: Sequence[tuple[str, str]] = ()  # path and reason of the ones that did not decode
+    labels: Tensor | None = None  # int64 [clips], on the host; None where a video has none
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,15 @@ class Method(Protocol):
         Each is taken when the one before is done with: it is then that it comes to the device, and that the global
         random generator, dropout's, is seeded for it.
         """
+        ...
+
+    @property
+    def time_slots(self) -> int:
+        """Time slots of a clip."""
+        ...
+
+    def features(self, video: Tensor) -> Tensor:
+        """Return features of uint8 clips, averaged within each time slot, ``[batch, time_slots * dim]``."""
         ...
 
     def validate(self, held_out: HeldOut, *, averages: Averages) -> None:

@@ -8,15 +8,17 @@ from tats_ray.geometry import TokenGrid
 from tats_ray.masking.adamae import AdaMAEConfig, AdaMAEScorer
 from tats_ray.masking.fixed import RandomConfig, TubeConfig
 from tats_ray.masking.frame_difference import FrameDifferenceConfig, FrameDifferenceScorer
+from tats_ray.masking.oracle import OracleConfig, OracleScorer
 from tats_ray.masking.planner import MaskPlanner, PolicyRule, RandomRule, TubeRule, VisibleRule
 from tats_ray.masking.tats import TATSConfig, TATSScorer
 from tats_ray.methods.masked_autoencoder import Autoencoder, MaskedAutoencoding
+from tats_ray.methods.ppo_update import PPOUpdate
 from tats_ray.methods.sampler_updates import (
     FixedScores,
     JointPolicyGradient,
     NoUpdate,
-    PPOUpdate,
     SamplerUpdate,
+    ToldScores,
 )
 from tats_ray.nn import cost
 from tats_ray.nn.cost import autoencoder_macs, block_macs, trajectory_block_macs
@@ -27,7 +29,8 @@ from tats_ray.nn.positions import PositionKind, position_table
 CHANNELS = 3
 
 VisibleConfig = Annotated[
-    RandomConfig | TubeConfig | FrameDifferenceConfig | AdaMAEConfig | TATSConfig, Field(discriminator="kind")
+    RandomConfig | TubeConfig | FrameDifferenceConfig | OracleConfig | AdaMAEConfig | TATSConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -89,6 +92,8 @@ def build_method(
             update = NoUpdate()
         case FrameDifferenceConfig() as config:
             update = FixedScores(FrameDifferenceScorer(config, grid=grid, tubelet_size=model.tubelet_size))
+        case OracleConfig() as config:
+            update = ToldScores(OracleScorer(config))
         case AdaMAEConfig() as config:
             scorer = AdaMAEScorer(config, grid=grid, dim=model.encoder.embed_dim)
             update = JointPolicyGradient(scorer, encoder.embed, loss_weight=config.loss_weight)
@@ -118,10 +123,15 @@ def visible_rule(masking: MaskingConfig, grid: TokenGrid) -> VisibleRule:
             return RandomRule(grid, masking.mask_ratio)
         case TubeConfig():
             return TubeRule(grid, masking.mask_ratio)
-        case FrameDifferenceConfig() | AdaMAEConfig() | TATSConfig():
+        case FrameDifferenceConfig() | OracleConfig() | AdaMAEConfig() | TATSConfig():
             return PolicyRule(grid, masking.mask_ratio)
         case never:
             assert_never(never)
+
+
+def truth_grid(masking: MaskingConfig, grid: TokenGrid) -> TokenGrid | None:
+    """Return the grid on which training clips must come with their ground truth; None where nothing asks for it."""
+    return grid if isinstance(masking.visible, OracleConfig) else None
 
 
 def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGrid) -> dict[str, int]:
@@ -135,7 +145,7 @@ def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGri
         model.encoder, model.decoder, visible=visible, target=tokens - visible, patch_pixels=model.patch_pixels
     )
     match masking.visible:
-        case RandomConfig() | TubeConfig() | FrameDifferenceConfig():
+        case RandomConfig() | TubeConfig() | FrameDifferenceConfig() | OracleConfig():
             sampler = 0
         case AdaMAEConfig():
             dim = model.encoder.embed_dim

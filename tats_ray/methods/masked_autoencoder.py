@@ -27,6 +27,7 @@ from tats_ray.nn.patches import denormalize, normalized_patches, patchify, take_
 
 COMMON_MASK_RATIO = 0.9
 """Of the random masks on which all runs are measured alike, whatever their own ratio and sampler."""
+_CLIPS_AT_ONCE = 32
 GREY, CONTRAST = 0.5, 0.2
 """Where normalised predictions are put for the eye: mean and standard deviation in pixel units of [0, 1]."""
 
@@ -112,7 +113,7 @@ class MaskedAutoencoding:
         patches = patchify(batch.video, self.grid)
         with stepper.autocast():
             with stepper.span("sampler"):
-                scores = self.update.score(patches)
+                scores = self.update.score(patches, batch.truth)
                 plan = self.planner.plan(scores, clocks)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
         error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
@@ -124,17 +125,29 @@ class MaskedAutoencoding:
         averages.add("reconstruction/loss", loss)
         averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
 
+    @property
+    def time_slots(self) -> int:
+        """Time slots of a clip."""
+        return self.grid.time
+
+    @torch.no_grad()
+    def features(self, video: Tensor) -> Tensor:
+        """Return the encoder's features of all tokens, averaged within each time slot, ``[batch, time * dim]``."""
+        with self._evaluating():
+            tokens = self.autoencoder.encoder(patchify(video, self.grid))
+        return tokens.unflatten(1, (self.grid.time, -1)).mean(2).flatten(1)
+
     @torch.no_grad()
     def validate(self, held_out: HeldOut, *, averages: Averages) -> None:
         """Measure the error on common random masks, and what the sampler would do."""
         video = held_out.batch.video
         patches = patchify(video, self.grid)
-        common = self._random_plan(held_out.clocks, count=max(1, round(self.grid.num_tokens * (1 - COMMON_MASK_RATIO))))
         plan = self._random_plan(held_out.clocks, count=self.planner.rule.count)
         with self._evaluating():
-            common_error, error = self._error(patches, common), self._error(patches, plan)
-            scores = self.scores(patches)
-        averages.add("validation/random_mask_error", common_error.mean(1))
+            error = self._error(patches, plan)
+            scores = self.scores(patches, held_out.truth.get("mover"))
+        common_error = self.random_mask_error(held_out, mask_ratio=COMMON_MASK_RATIO)
+        averages.add("validation/random_mask_error", common_error)
         relative = error / error.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
         if scores is None:
@@ -151,9 +164,24 @@ class MaskedAutoencoding:
             known = amount.sum(1) > 0
             averages.add(f"sampler/{name}_lift", lift(probability[known], amount[known]))
 
-    def scores(self, patches: Tensor) -> Scores | None:
-        """Return the sampler's scores whatever its stage; None for a rule without preference."""
-        return self.update.prefer(patches)
+    @torch.no_grad()
+    def random_mask_error(self, held_out: HeldOut, *, mask_ratio: float) -> Tensor:
+        """Return each clip's error on a random mask, which its fixed noise and the ratio alone decide, ``[clips]``."""
+        count = max(1, round(self.grid.num_tokens * (1 - mask_ratio)))
+        parts = zip(held_out.batch.video.split(_CLIPS_AT_ONCE), held_out.clocks.split(_CLIPS_AT_ONCE), strict=True)
+        with self._evaluating():
+            errors = [
+                self._error(patchify(video, self.grid), self._random_plan(clocks, count=count))
+                for video, clocks in parts
+            ]
+        return torch.cat(errors).mean(1)
+
+    def scores(self, patches: Tensor, truth: Tensor | None = None) -> Scores | None:
+        """Return the sampler's scores whatever its stage; None for a rule without preference.
+
+        ``truth``, ``[batch, tokens]``, is what each token shows of a mover, for the one rule that asks for it.
+        """
+        return self.update.prefer(patches, truth)
 
     def after_validation(self, measured: Mapping[str, float], *, step: int) -> Mapping[str, float]:
         """Let the sampler switch its stages."""
@@ -165,8 +193,9 @@ class MaskedAutoencoding:
         video = held_out.batch.video[:1]
         clocks = held_out.clocks[:1]
         patches = patchify(video, self.grid)
+        mover = held_out.truth.get("mover")
         with self._evaluating():
-            scores = self.scores(patches)
+            scores = self.scores(patches, None if mover is None else mover[:1])
             plan = self.planner.plan(scores, clocks)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
         target = take_tokens(patches, plan.target_idx)

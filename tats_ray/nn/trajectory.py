@@ -63,8 +63,7 @@ class TrajectoryAttention(nn.Module):
         Raises:
             ValueError: The number of tokens is not the grid's.
         """
-        if x.shape[1] != grid.num_tokens:
-            raise ValueError(f"x must hold the {grid.num_tokens} tokens of {grid}, got {x.shape[1]}")
+        _check_tokens(x, grid)
         paths = self._paths(x, grid)
         # Where a path crosses the query's own frame.
         own = torch.cat([path.chunk(grid.time, dim=1)[t] for t, path in enumerate(paths)], dim=1)
@@ -75,6 +74,34 @@ class TrajectoryAttention(nn.Module):
         weight = (path @ probe.mT).softmax(dim=-2).mT  # [batch, tokens, heads, time]
         value = torch.einsum("bnhd,hed->bnhe", weight @ path, self._of_heads(self.path_value))
         return self.proj(value.flatten(-2) + self.path_value.bias)
+
+    @torch.no_grad()
+    def attention_path(self, x: Tensor, grid: TokenGrid, *, token_idx: Tensor) -> Tensor:
+        """Return where one token of each clip looks in each frame, to be seen: step 1's weights, averaged over heads.
+
+        ``weight[t', s'] = mean_h softmax_s'(<q[h,s,t], k[h,s',t']> / sqrt(head_dim))``, equation 1 of the paper.
+
+        Args:
+            x: As in :meth:`forward`, ``[batch, tokens, dim]``.
+            grid: Tells the frames apart.
+            token_idx: The token (s, t) that looks, ``[batch]`` integers in [0, tokens).
+
+        Returns:
+            ``[batch, time, slot_tokens]``; each frame's weights sum to 1.
+
+        Raises:
+            ValueError: The number of tokens is not the grid's, or a token lies outside of it.
+        """
+        _check_tokens(x, grid)
+        if token_idx.shape != x.shape[:1] or not ((token_idx >= 0) & (token_idx < grid.num_tokens)).all():
+            raise ValueError(
+                f"token_idx must hold a number from 0 to {grid.num_tokens - 1} for each of {len(x)} clips, got "
+                f"{token_idx.tolist()}"
+            )
+        query, key, _ = (part.unflatten(-1, (self.num_heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
+        query = query[torch.arange(len(x), device=x.device), token_idx]  # [batch, heads, head_dim]
+        score = self.scale * torch.einsum("bhe,btshe->bhts", query, key.unflatten(1, (grid.time, -1)))
+        return score.softmax(dim=-1).mean(1)
 
     def _paths(self, x: Tensor, grid: TokenGrid) -> list[Tensor]:
         """Return the paths of step 1 at each frame, heads side by side, ``[batch, tokens, dim]``."""
@@ -116,3 +143,12 @@ class TrajectoryBlock(nn.Module):
         """Mix the tokens of each clip, ``[batch, tokens, dim]``; the shape is kept."""
         x = x + self.attn(self.norm1(x), grid)
         return x + self.mlp(self.norm2(x))
+
+    def attention_path(self, x: Tensor, grid: TokenGrid, *, token_idx: Tensor) -> Tensor:
+        """Return where one token of each clip looks in each frame; see :meth:`TrajectoryAttention.attention_path`."""
+        return self.attn.attention_path(self.norm1(x), grid, token_idx=token_idx)
+
+
+def _check_tokens(x: Tensor, grid: TokenGrid) -> None:
+    if x.shape[1] != grid.num_tokens:
+        raise ValueError(f"x must hold the {grid.num_tokens} tokens of {grid}, got {x.shape[1]}")

@@ -70,27 +70,43 @@ def ppo_loss(
     """
     if rollout.advantage is None:
         raise ValueError("rollout.advantage is None: this rollout was gathered while the policy was off")
-    log_ratio = log_prob - rollout.log_prob
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - config.clip_eps, 1 + config.clip_eps)
-    old = rollout.log_prob.exp()
-    surrogate = torch.minimum(ratio * rollout.advantage, clipped * rollout.advantage)
-    policy_loss = -(old * surrogate).sum(1)
+    ratio = (log_prob - rollout.log_prob).exp()
+    surrogate, stats = clipped_surrogate(ratio, rollout.advantage, clip_eps=config.clip_eps)
+    policy_loss = -(rollout.log_prob.exp() * surrogate).sum(1)
     value_loss = critic_loss(value, rollout)
-    nats = entropy(log_prob)
-    loss = policy_loss - temperature * nats + config.value_coef * value_loss
+    loss = policy_loss - temperature * entropy(log_prob) + config.value_coef * value_loss
+    stats |= policy_change(log_prob, rollout.log_prob) | {"policy_loss": policy_loss, "value_loss": value_loss}
+    return loss, {name: value.detach() for name, value in stats.items()}
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, *, clip_eps: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return ``min(r A, clip(r, 1 - eps, 1 + eps) A)`` of every choice, and how much the clip does in each clip.
+
+    Args:
+        ratio: ``[clips, choices]``, new over old probability.
+        advantage: ``[clips, choices]``, or ``[clips, 1]`` where all choices of a clip share one.
+        clip_eps: Half width of the clip range.
+    """
+    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
     with torch.no_grad():
-        outside = (ratio - clipped) * rollout.advantage
+        outside = (ratio - clipped) * advantage
         stats = {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": nats,
-            "old_approx_kl": -(old * log_ratio).sum(1),
-            "approx_kl": (old * (ratio - 1 - log_ratio)).sum(1),
             "clipfrac": (ratio != clipped).float().mean(1),
             "binding_fraction": (outside > 0).float().mean(1),
         }
-    return loss, {name: value.detach() for name, value in stats.items()}
+    return torch.minimum(ratio * advantage, clipped * advantage), stats
+
+
+@torch.no_grad()
+def policy_change(log_prob: Tensor, old_log_prob: Tensor) -> dict[str, Tensor]:
+    """Return each clip's entropy under the new policy, and the KL of the old policy to the new one in two ways."""
+    log_ratio = log_prob - old_log_prob
+    old = old_log_prob.exp()
+    return {
+        "entropy": entropy(log_prob),
+        "old_approx_kl": -(old * log_ratio).sum(1),
+        "approx_kl": (old * (log_ratio.exp() - 1 - log_ratio)).sum(1),
+    }
 
 
 def adapt_temperature(temperature: float, *, nats: float, target_nats: float) -> float:

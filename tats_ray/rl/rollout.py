@@ -28,7 +28,10 @@ class Rollout:
     target_idx: Tensor  # [clips, target]
     error: Tensor  # [clips, target], relative to the clip's mean
     weight: Tensor  # [clips, target], inverse chance that the token was hidden and decoded
-    advantage: Tensor | None = None  # [clips, tokens]; None while only the critic learns
+    advantage: Tensor | None = None  # [clips, tokens], or [clips, 1] for the whole draw; None while the policy is off
+    order: Tensor | None = None  # [clips, visible], the visible tokens in the order drawn
+    clip_error: Tensor | None = None  # [clips], mean error of the targets
+    clip_value: Tensor | None = None  # [clips], what the critic of whole clips expected of it
 
     def __len__(self) -> int:
         return self.log_prob.shape[0]

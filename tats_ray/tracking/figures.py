@@ -1,21 +1,23 @@
-"""Pictures of clips: sheets of labelled rows, animations, and tokens drawn over the frames.
+"""Pictures of clips: sheets of labelled rows, and animations.
 
-A video is uint8 RGB ``[frames, height, width, 3]``; tokens are ordered as in ``TokenGrid``.
+A video is uint8 RGB ``[frames, height, width, 3]``.
 """
 
+import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tats_ray.geometry import TokenGrid
+from tats_ray.tracking.overlays import ColourScale, Video, check_video, legend
+from tats_ray.tracking.video_file import write_mp4
 
-Video = NDArray[np.uint8]  # [frames, height, width, 3]
+Footer = Sequence[str | ColourScale]
+"""Lines below the frames: a sentence, or the colours of a scale with their values."""
 
 _MIN_SIDE = 96  # pixels a frame is shown at, at least
 _GAP = 4
@@ -23,15 +25,17 @@ _MARGIN = 12
 _LABEL_CHARACTERS = 16
 _FONT_SIZE, _TITLE_SIZE, _LINE = 13, 15, 18
 _PAPER, _INK, _PALE_INK = (255, 255, 255), (32, 32, 32), (120, 120, 120)
-_GIF_COLOURS = 64  # four rows of 16 natural frames stay under 300 kB
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_DIMMED = 0.3
-_HEAT_OPACITY = 0.6
-_HEAT_FLOOR = 2.0
+_PARTS = re.compile(r"(\s+|(?<=[_-])(?=\w))")
+_BAR_WIDTH, _BAR_HEIGHT = 160, 12
 
 
 def labelled_rows(
-    rows: Mapping[str, Video], *, title: str = "", scale: int | None = None, max_columns: int = 8
+    rows: Mapping[str, Video],
+    *,
+    title: str = "",
+    scale: int | None = None,
+    max_columns: int = 8,
+    footer: Footer = (),
 ) -> Image.Image:
     """Draw a sheet: a row for each video with its label at the left, frames as columns with their numbers above.
 
@@ -40,6 +44,7 @@ def labelled_rows(
         title: A line above the sheet.
         scale: Whole factor by which frames are enlarged; None enlarges small ones to at least 96 pixels.
         max_columns: A longer video shows every second, third, ... frame, so that no more than this many are shown.
+        footer: Lines below the sheet.
 
     Raises:
         ValueError: No rows, rows of different shape, or one that is no video.
@@ -51,7 +56,9 @@ def labelled_rows(
     left = _MARGIN + _text_width(labels.values(), _FONT_SIZE) + _MARGIN
     top = _MARGIN + (_LINE + 2 * _GAP) * bool(title) + _LINE
     right = max(left + len(frames) * (width + _GAP) - _GAP, _MARGIN + _text_width([title], _TITLE_SIZE))
-    sheet = Image.new("RGB", (right + _MARGIN, top + len(videos) * (height + _GAP) - _GAP + _MARGIN), _PAPER)
+    right = max(right, _MARGIN + _footer_width(footer))
+    bottom = top + len(videos) * (height + _GAP) - _GAP
+    sheet = Image.new("RGB", (right + _MARGIN, bottom + _footer_height(footer) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(_TITLE_SIZE))
     for column, frame in enumerate(frames):
@@ -62,132 +69,117 @@ def labelled_rows(
         _draw_label(draw, (left - _MARGIN, y + height // 2), labels[label], anchor="rm")
         for column, frame in enumerate(frames):
             sheet.paste(Image.fromarray(video[frame]), (left + column * (width + _GAP), y))
+    _draw_footer(sheet, (min(left, right - _footer_width(footer)), bottom), footer)
     return sheet
 
 
 def save_sheet(
-    rows: Mapping[str, Video], path: Path, *, title: str = "", scale: int | None = None, max_columns: int = 8
+    rows: Mapping[str, Video],
+    path: Path,
+    *,
+    title: str = "",
+    scale: int | None = None,
+    max_columns: int = 8,
+    footer: Footer = (),
 ) -> None:
     """Write ``labelled_rows`` as a PNG; the folder of ``path`` is made when it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    labelled_rows(rows, title=title, scale=scale, max_columns=max_columns).save(path, format="PNG", optimize=True)
+    sheet = labelled_rows(rows, title=title, scale=scale, max_columns=max_columns, footer=footer)
+    sheet.save(path, format="PNG", optimize=True)
 
 
-def animate(rows: Mapping[str, Video], path: Path, *, fps: float, scale: int | None = None) -> None:
-    """Write an animated GIF of the videos side by side, each under its label; it loops for ever.
+def animate(
+    rows: Mapping[str, Video],
+    path: Path,
+    *,
+    fps: float,
+    scale: int | None = None,
+    max_columns: int = 6,
+    footer: Footer = (),
+    colours: int = 64,
+) -> None:
+    """Write an animation of the videos side by side, each under its label: a GIF that loops for ever, or an MP4.
 
     Args:
         rows: Videos of one shape by label, from left to right.
-        path: Where to write; its folder is made when it is missing.
+        path: Where to write, a name that ends in ``.gif`` or ``.mp4``; its folder is made when it is missing.
         fps: Frames a second; a GIF rounds a frame's time to 10 ms.
         scale: As in ``labelled_rows``.
+        max_columns: More videos go on below.
+        footer: Lines below the videos.
+        colours: Of a GIF, 2 to 256; four rows of 16 natural frames stay under 300 kB with 64.
 
     Raises:
-        ValueError: No rows, rows of different shape, one that is no video, or ``fps`` outside (0, 50].
+        ValueError: No rows, rows of different shape, one that is no video, ``fps`` outside (0, 50], or another suffix.
     """
     if not 0 < fps <= 50:
         raise ValueError(f"fps must lie in (0, 50], which is what viewers of GIFs play, got {fps}")
-    videos = _enlarged(rows, scale)
-    num_frames, height, width, _ = next(iter(videos.values())).shape
-    labels = [_wrapped(label, width // 8) for label in videos]
-    top = _MARGIN + _LINE * max(label.count("\n") + 1 for label in labels)
-    paper = Image.new("RGB", (2 * _MARGIN + len(videos) * (width + _GAP) - _GAP, top + height + _MARGIN), _PAPER)
-    lefts = [_MARGIN + column * (width + _GAP) for column in range(len(videos))]
-    for x, label in zip(lefts, labels, strict=True):
-        _draw_label(ImageDraw.Draw(paper), (x + width // 2, top - _GAP), label, anchor="md")
-    pages = [paper.copy() for _ in range(num_frames)]
-    for x, video in zip(lefts, videos.values(), strict=True):
-        for page, frame in zip(pages, video, strict=True):
-            page.paste(Image.fromarray(frame), (x, top))
+    if path.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"path must end in .gif or .mp4, got {path}")
+    pages = _pages(_enlarged(rows, scale), max_columns=max_columns, footer=footer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    first, *rest = _with_one_palette(pages)
+    if path.suffix == ".mp4":
+        write_mp4([np.asarray(page) for page in pages], path, fps=fps)
+        return
+    first, *rest = _with_one_palette(pages, colours)
     first.save(path, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
-def heat_overlay(video: Video, token_values: ArrayLike, grid: TokenGrid) -> Video:
-    """Lay a number for each token over the grey frames, dark for none, bright for much; each fills its tubelet.
-
-    Values are taken relative to their mean, which for probabilities is the uniform share. The brightest colour stands
-    for the largest, and for at least twice the mean: equal values look alike and middling, not all bright.
-
-    Args:
-        video: The clip, ``[frames, height, width, 3]``.
-        token_values: ``[tokens]``, at least 0 and not all 0, such as probabilities or errors.
-        grid: How the clip divides into tokens.
-
-    Raises:
-        ValueError: The values do not fit the grid or their range, or the grid does not divide the video.
-    """
-    values = np.asarray(token_values, dtype=np.float64)
-    _check_grid(video, grid)
-    if values.shape != (grid.num_tokens,):
-        raise ValueError(f"token_values must have shape ({grid.num_tokens},), one for each token, got {values.shape}")
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
-        raise ValueError(
-            f"token_values must be finite, at least 0 and not all 0, got {values.min()} to {values.max()}; "
-            "give probabilities, not logits"
-        )
-    relative = values / values.mean()
-    heat = _over_pixels(relative / max(relative.max(), _HEAT_FLOOR), video, grid)
-    # inferno is perceptually uniform and starts at black, so that a token of weight 0 is a darker frame and no colour.
-    colour = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
-    return _as_pixels(_HEAT_OPACITY * colour + (1 - _HEAT_OPACITY) * _grey(video))
+def _pages(videos: Mapping[str, Video], *, max_columns: int, footer: Footer) -> list[Image.Image]:
+    num_frames, height, width, _ = next(iter(videos.values())).shape
+    labels = [_wrapped(label, width // 8) for label in videos]
+    label_height = _LINE * max(label.count("\n") + 1 for label in labels)
+    columns, lines = min(len(videos), max_columns), -(-len(videos) // max_columns)
+    right = max(_MARGIN + columns * (width + _GAP) - _GAP, _MARGIN + _footer_width(footer))
+    bottom = lines * (_MARGIN + label_height + height)
+    paper = Image.new("RGB", (right + _MARGIN, bottom + _footer_height(footer) + _MARGIN), _PAPER)
+    places = []
+    for number, label in enumerate(labels):
+        line, column = divmod(number, max_columns)
+        x = _MARGIN + column * (width + _GAP)
+        y = (line + 1) * (_MARGIN + label_height) + line * height
+        _draw_label(ImageDraw.Draw(paper), (x + width // 2, y - _GAP), label, anchor="md")
+        places.append((x, y))
+    _draw_footer(paper, (_MARGIN, bottom), footer)
+    pages = [paper.copy() for _ in range(num_frames)]
+    for place, video in zip(places, videos.values(), strict=True):
+        for page, frame in zip(pages, video, strict=True):
+            page.paste(Image.fromarray(frame), place)
+    return pages
 
 
-def show_tokens(video: Video, token_idx: ArrayLike, grid: TokenGrid) -> Video:
-    """Keep the pixels of the given tokens as they are, and dim all others to a dark grey.
-
-    Args:
-        video: The clip, ``[frames, height, width, 3]``.
-        token_idx: ``[any number]`` of token numbers, in any order.
-        grid: How the clip divides into tokens.
-
-    Raises:
-        ValueError: A token lies outside the grid, or the grid does not divide the video.
-    """
-    idx = np.asarray(token_idx, dtype=np.int64)
-    _check_grid(video, grid)
-    if idx.size and not (idx.min() >= 0 and idx.max() < grid.num_tokens):
-        raise ValueError(f"token_idx must lie in [0, {grid.num_tokens}), got {idx.min()} to {idx.max()}")
-    shown = np.zeros(grid.num_tokens, dtype=bool)
-    shown[idx] = True
-    return np.where(_over_pixels(shown, video, grid)[..., None], video, _as_pixels(_DIMMED * _grey(video)))
+def _draw_footer(paper: Image.Image, corner: tuple[int, int], footer: Footer) -> None:
+    """Draw from the upper left corner downwards: a scale as ``0 [colours] top label``, a sentence as it is."""
+    draw, font = ImageDraw.Draw(paper), _font(_FONT_SIZE)
+    for number, line in enumerate(footer):
+        x, middle = corner[0], corner[1] + _MARGIN + number * (_LINE + _GAP) + _LINE // 2
+        if isinstance(line, ColourScale):
+            draw.text((x, middle), "0", fill=_INK, font=font, anchor="lm")
+            x += _text_width(["0"], _FONT_SIZE) + _GAP
+            bar = legend(_BAR_WIDTH)[None].repeat(_BAR_HEIGHT, axis=0)
+            paper.paste(Image.fromarray(bar), (x, middle - _BAR_HEIGHT // 2))
+            x += _BAR_WIDTH + _GAP
+        draw.text((x, middle), _footer_text(line), fill=_INK, font=font, anchor="lm")
 
 
-def _over_pixels(token_values: NDArray, video: Video, grid: TokenGrid) -> NDArray:
-    """Spread ``[tokens]`` over ``[frames, height, width]``."""
-    frames, height, width, _ = video.shape
-    cells = token_values.reshape(grid.time, grid.height, grid.width)
-    cells = cells.repeat(frames // grid.time, axis=0).repeat(height // grid.height, axis=1)
-    return cells.repeat(width // grid.width, axis=2)
+def _footer_text(line: str | ColourScale) -> str:
+    return line if isinstance(line, str) else f"{line.top:.3g}   {line.label}"
 
 
-def _grey(video: Video) -> NDArray[np.float64]:
-    return (video.astype(np.float64) @ _LUMA)[..., None]  # [frames, height, width, 1]
+def _footer_width(footer: Footer) -> int:
+    bar = _text_width(["0"], _FONT_SIZE) + _BAR_WIDTH + 2 * _GAP
+    widths = (_text_width([_footer_text(line)], _FONT_SIZE) + bar * isinstance(line, ColourScale) for line in footer)
+    return max(widths, default=0)
 
 
-def _as_pixels(values: NDArray[np.float64]) -> Video:
-    return values.round().clip(0, 255).astype(np.uint8)
-
-
-def _check_grid(video: Video, grid: TokenGrid) -> None:
-    _check_video(video, "video")
-    frames, height, width, _ = video.shape
-    if frames % grid.time or height % grid.height or width % grid.width:
-        raise ValueError(f"video of {frames} frames of {height}x{width} pixels does not divide into {grid}")
-
-
-def _check_video(video: Video, name: str) -> None:
-    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not video.size:
-        raise ValueError(
-            f"{name} must be uint8 [frames, height, width, 3] and not empty, got {video.dtype} {list(video.shape)}"
-        )
+def _footer_height(footer: Footer) -> int:
+    return (_MARGIN + len(footer) * (_LINE + _GAP) - _GAP) if footer else 0
 
 
 def _enlarged(rows: Mapping[str, Video], scale: int | None) -> dict[str, Video]:
     """Repeat pixels: they are the data, and a smooth enlargement would show what is not there."""
     for label, video in rows.items():
-        _check_video(video, f"rows[{label!r}]")
+        check_video(video, f"rows[{label!r}]")
     shapes = {video.shape for video in rows.values()}
     if len(shapes) != 1:
         raise ValueError(f"rows must be one or more videos of one shape, got {sorted(shapes)}")
@@ -198,17 +190,21 @@ def _enlarged(rows: Mapping[str, Video], scale: int | None) -> dict[str, Video]:
     return {label: video.repeat(factor, axis=1).repeat(factor, axis=2) for label, video in rows.items()}
 
 
-def _with_one_palette(pages: list[Image.Image]) -> list[Image.Image]:
+def _with_one_palette(pages: list[Image.Image], colours: int) -> list[Image.Image]:
     """Reduce colours together and without dither: what does not move then costs nothing, and does not flicker."""
     strip = Image.new("RGB", (pages[0].width, pages[0].height * len(pages)))
     for number, page in enumerate(pages):
         strip.paste(page, (0, number * page.height))
-    palette = strip.quantize(_GIF_COLOURS, method=Image.Quantize.MEDIANCUT)
+    palette = strip.quantize(colours, method=Image.Quantize.MEDIANCUT)
     return [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
 
 def _wrapped(label: str, characters: int) -> str:
-    return "\n".join(textwrap.wrap(label, characters)) or " "
+    """Break between words; a word too long for a line between the parts of a name, or else anywhere."""
+    parts = textwrap.TextWrapper(characters)
+    parts.wordsep_re = _PARTS
+    lines = textwrap.wrap(label, characters, break_long_words=False)
+    return "\n".join("\n".join(parts.wrap(line)) for line in lines) or " "
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, *, anchor: str) -> None:

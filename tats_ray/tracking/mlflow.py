@@ -133,6 +133,18 @@ def run_status(handle: RunHandle) -> RunStatus:
         return cast(RunStatus, MlflowClient(handle.uri).get_run(handle.run_id).info.status)
 
 
+@_undisturbed
+def read_metric(handle: RunHandle, name: str) -> list[tuple[int, float]]:
+    """Return step and value of every point of a metric, in order of the steps; empty when there is none.
+
+    Raises:
+        TrackingError: The store does not answer within seconds, or lacks the run.
+    """
+    with _explained(handle.uri), _patience(seconds=10, retries=1):
+        points = MlflowClient(handle.uri).get_metric_history(handle.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
 class MlflowTracker:
     """Records one run from the first worker; training never stops for it.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tats_ray.tracking.base import TrackingError
+from tats_ray.tracking.base import RunHandle, TrackingError
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https", "databricks")
@@ -40,6 +40,14 @@ def resolve_uri(uri: str | None, *, results_root: Path) -> str:
 def is_database(uri: str) -> bool:
     """Whether MLflow opens this store itself; otherwise a server stands before it and keeps the artifacts too."""
     return _scheme(uri) in _DATABASES
+
+
+def run_page(handle: RunHandle) -> str | None:
+    """Return the address of a run's page on its server; None where no server keeps it."""
+    if _scheme(handle.uri) not in ("http", "https"):
+        return None
+    server = without_credentials(handle.uri).rstrip("/")
+    return f"{server}/#/experiments/{handle.experiment_id}/runs/{handle.run_id}"
 
 
 @contextmanager

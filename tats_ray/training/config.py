@@ -26,6 +26,10 @@ class TrainingConfig(BaseModel):
     """Compile the autoencoder with torch.compile."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between measurements on held-out clips, which also decide when the sampler is switched on."""
+    probe_every: int | None = Field(default=500, ge=1)
+    """Steps between ridge probes on held-out clips, where all videos have labels; null for none."""
+    probe_clips: int = Field(default=256, ge=2)
+    """Training videos from whose middle clips the ridge probe learns; all workers together keep them in memory."""
     picture_every: int | None = Field(default=500, ge=1)
     """Steps between pictures of a held-out clip; null writes none at all, for videos that nobody should see."""
     checkpoint_every: int = Field(default=200, ge=1)

@@ -18,6 +18,7 @@ from tats_ray.training.checkpointer import Checkpointer, Retention
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.context import WorkerContext
 from tats_ray.training.pictures import write_pictures
+from tats_ray.training.probe import ProbeClips, probe
 from tats_ray.training.quarantine import HELD_OUT_STEP, DataLossError, OnError, Quarantine
 from tats_ray.training.state import Captured, CheckpointError, capture
 from tats_ray.training.stepper import GradientStepper
@@ -56,6 +57,7 @@ class Job:
     run_id: str | None  # of the tracker
     flops: Callable[[str], float]  # counted for the training of one clip at a stage of the method
     peak_flops: float  # a second, of all devices together
+    probe: ProbeClips | None = None  # None where videos have no labels, or no probe is wanted
 
 
 def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
@@ -110,9 +112,11 @@ class _Training:
             step, last = state.step, state.step == job.total_steps
             if step % job.log_every == 0 or last:
                 self._log()
-            if step % config.validate_every == 0 or last:
+            if self._is_due(config.validate_every):
                 self._validate()
-            if config.picture_every is not None and (step % config.picture_every == 0 or last):
+            if self._is_due(config.probe_every):
+                self._probe()
+            if self._is_due(config.picture_every):
                 self._take_pictures()
             checkpoint_due |= step % config.checkpoint_every == 0 or step in config.keep_after
             if last or (checkpoint_due and job.method.at_rest):
@@ -186,11 +190,24 @@ class _Training:
         with self.ledger.span("validation"):
             measured = _measure(job)
             events = dict(job.method.after_validation(measured, step=state.step))
-            state.measured = measured
+            state.measured = {**state.measured, **measured}
             state.events.update(events)
         with self.ledger.span("logging"):
             job.tracker.log_metrics({**measured, **events}, step=state.step)
             _log_quarantine(job, self.quarantine)
+
+    def _is_due(self, every: int | None) -> bool:
+        step = self.state.step
+        return every is not None and (step % every == 0 or step == self.job.total_steps)
+
+    def _probe(self) -> None:
+        job, state = self.job, self.state
+        if job.probe is not None:
+            with self.ledger.span("validation"):
+                found = probe(job.method, job.probe, job.held_out, job.context)
+                state.measured = {**state.measured, **found}
+            with self.ledger.span("logging"):
+                job.tracker.log_metrics(found, step=state.step)
 
     def _take_pictures(self) -> None:
         job = self.job

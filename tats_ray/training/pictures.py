@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tats_ray.methods.base import Snapshot
-from tats_ray.tracking.figures import Video, animate, heat_overlay, save_sheet, show_tokens
+from tats_ray.tracking.figures import animate, save_sheet
+from tats_ray.tracking.overlays import Video, heat_overlay, show_tokens
 
 FPS = 8
 

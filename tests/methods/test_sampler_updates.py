@@ -10,7 +10,7 @@ from tats_ray.data.batches import ClipBatch
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
-from tats_ray.methods.sampler_updates import PPOUpdate
+from tats_ray.methods.ppo_update import PPOUpdate
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.stepper import GradientStepper
 

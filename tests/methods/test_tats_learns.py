@@ -21,7 +21,8 @@ from tats_ray.masking.plan import MaskPlan
 from tats_ray.masking.planner import MaskPlanner, PolicyRule
 from tats_ray.masking.tats import TATSConfig, TATSScorer
 from tats_ray.methods.averages import Averages
-from tats_ray.methods.sampler_updates import JointPolicyGradient, NoUpdate, PPOUpdate, SamplerUpdate
+from tats_ray.methods.ppo_update import PPOUpdate
+from tats_ray.methods.sampler_updates import JointPolicyGradient, NoUpdate, SamplerUpdate
 from tats_ray.nn.patches import TubeletEmbed, patchify
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.training.context import LocalContext

@@ -69,6 +69,58 @@ def test_equals_the_equations(dtype: torch.dtype, tolerance: float) -> None:
         assert (got - expected).abs().max() <= tolerance * max(1.0, expected.abs().max())
 
 
+def naive_path(module: TrajectoryAttention, x: Tensor, token: int) -> Tensor:
+    """Equation 1's weights for one query, frame by frame and head by head, ``[time, slot_tokens]``."""
+    dim = x.shape[1]
+    q, k, _ = module.qkv(x).split(dim, dim=1)
+    rows = []
+    for u in range(GRID.time):
+        frame = range(u * GRID.slot_tokens, (u + 1) * GRID.slot_tokens)
+        total = torch.zeros(GRID.slot_tokens, dtype=x.dtype)
+        for h in range(HEADS):
+            head = slice(h * dim // HEADS, (h + 1) * dim // HEADS)
+            total += torch.stack(softmax([q[token, head] @ k[m, head] / math.sqrt(dim // HEADS) for m in frame]))
+        rows.append(total / HEADS)
+    return torch.stack(rows)
+
+
+def test_the_attention_path_equals_the_equation() -> None:
+    module, x = attention(), torch.randn(3, GRID.num_tokens, DIM, dtype=torch.float64)
+    token_idx = torch.tensor([0, 6, 11])
+    path = module.attention_path(x, GRID, token_idx=token_idx)
+    slow = torch.stack([naive_path(module, clip, int(token)) for clip, token in zip(x, token_idx, strict=True)])
+    assert not path.requires_grad
+    assert torch.allclose(path, slow, atol=1e-12)  # float64 rounding
+    assert torch.allclose(path.sum(-1), torch.ones(3, GRID.time, dtype=path.dtype), atol=1e-12)
+
+
+def test_the_attention_path_is_the_one_that_is_gathered_along() -> None:
+    """With one head and the values that say where they are, the path of step 1 is the weights themselves."""
+    module = TrajectoryAttention(4, 1)
+    torch.nn.init.normal_(module.qkv.weight[:8])
+    torch.nn.init.zeros_(module.qkv.weight[8:])
+    x = torch.randn(1, GRID.num_tokens, 4)
+    values = torch.eye(4).repeat(GRID.time, 1)  # the site's number, one hot
+    module.qkv.register_forward_hook(lambda _, __, out: torch.cat([out[..., :8], values[None]], dim=-1))
+    points = module._paths(x, GRID)
+    for token in range(GRID.num_tokens):
+        path = module.attention_path(x, GRID, token_idx=torch.tensor([token]))[0]
+        gathered = torch.stack([point[0, token] for point in points])
+        assert torch.allclose(path, gathered, atol=1e-6)  # float32 rounding of one softmax
+
+
+def test_a_block_looks_at_its_normalised_input() -> None:
+    block, x = TrajectoryBlock(DIM, HEADS), 5 + 3 * torch.randn(2, GRID.num_tokens, DIM)
+    torch.nn.init.normal_(block.attn.qkv.weight)
+    token_idx = torch.tensor([3, 7])
+    path = block.attention_path(x, GRID, token_idx=token_idx)
+    centred = (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True)
+    slow = torch.stack(
+        [naive_path(block.attn, clip, int(token)) for clip, token in zip(centred, token_idx, strict=True)]
+    )
+    assert torch.allclose(path, slow, atol=1e-4)  # the norm's epsilon of 1e-6, times weights of size 10
+
+
 def test_sites_have_no_order_inside_a_frame() -> None:
     module, x = attention(), torch.randn(1, GRID.num_tokens, DIM, dtype=torch.float64)
     order = torch.cat([u * 4 + torch.randperm(4) for u in range(GRID.time)])
@@ -147,3 +199,12 @@ def test_wrong_shapes_are_named() -> None:
         attention()(torch.zeros(1, 13, DIM, dtype=torch.float64), GRID)
     with pytest.raises(ValueError, match="dim must be a multiple of num_heads, got 6 and 4"):
         TrajectoryAttention(6, 4)
+
+
+@pytest.mark.parametrize("tokens", [[12], [-1], [0, 1]])
+def test_a_token_outside_the_clip_has_no_path(tokens: list[int]) -> None:
+    x = torch.zeros(1, GRID.num_tokens, DIM, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"token_idx must hold a number from 0 to 11 for each of 1 clips, got \["):
+        attention().attention_path(x, GRID, token_idx=torch.tensor(tokens))
+    with pytest.raises(ValueError, match=r"x must hold the 12 tokens"):
+        attention().attention_path(x[:, 1:], GRID, token_idx=torch.tensor([0]))

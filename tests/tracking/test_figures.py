@@ -1,90 +1,15 @@
-import matplotlib
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from tats_ray.geometry import TokenGrid
-from tats_ray.tracking.figures import animate, heat_overlay, labelled_rows, save_sheet, show_tokens
-
-GRID = TokenGrid(time=4, height=3, width=3)
+from tats_ray.tracking.figures import animate, labelled_rows, save_sheet
+from tats_ray.tracking.overlays import ColourScale, heat_overlay, legend, show_tokens
 
 
 def clip(seed: int = 0, *, frames: int = 8, side: int = 48) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
-
-
-def region(token: int) -> tuple[slice, slice, slice]:
-    """Pixels of a token of GRID in an 8-frame 48-pixel clip, by the sentence in TokenGrid's docstring."""
-    slot, row, column = token // 9, token % 9 // 3, token % 3
-    return slice(2 * slot, 2 * slot + 2), slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16)
-
-
-@pytest.mark.parametrize("tokens", [[], [0], [35], [14, 3, 22], list(range(36))])
-def test_shown_tokens_keep_their_pixels_and_the_others_are_dark_and_grey(tokens):
-    video = clip()
-    shown = show_tokens(video, tokens, GRID)
-    for token in range(36):
-        if token in tokens:
-            np.testing.assert_array_equal(shown[region(token)], video[region(token)])
-        else:
-            dimmed = shown[region(token)]
-            assert dimmed.max() <= 0.3 * 255 + 1
-            assert (dimmed == dimmed[..., :1]).all()
-
-
-def test_a_single_hot_token_lights_its_region_and_nothing_else():
-    video, token = clip(), 14
-    lit = heat_overlay(video, np.eye(36)[token], GRID).astype(float)
-    cold = heat_overlay(video, np.eye(36)[0], GRID).astype(float)
-    differs = (lit != cold).any(-1)
-    expected = np.zeros(differs.shape, dtype=bool)
-    expected[region(token)] = expected[region(0)] = True
-    np.testing.assert_array_equal(differs, expected)
-    assert lit[region(token)].mean() > 2 * cold[region(token)].mean()
-
-
-def test_heat_by_hand():
-    white = np.full((8, 48, 48, 3), 255, dtype=np.uint8)
-    values = np.ones(36)
-    values[0], values[1] = 4.0, 0.0
-    top, none = (np.array(matplotlib.colormaps["inferno"](x)[:3]) * 255 for x in (1.0, 0.0))
-    heat = heat_overlay(white, values, GRID)
-    np.testing.assert_allclose(heat[0, 0, 0], 0.6 * top + 0.4 * 255, atol=0.51)  # rounding to a byte
-    np.testing.assert_allclose(heat[0, 0, 16], 0.6 * none + 0.4 * 255, atol=0.51)
-
-
-def test_heat_knows_shares_and_not_their_sum():
-    values = np.random.default_rng(1).random(36)
-    np.testing.assert_array_equal(heat_overlay(clip(), values, GRID), heat_overlay(clip(), 7 * values, GRID))
-
-
-def test_equal_values_are_middling():
-    white = np.full((8, 48, 48, 3), 255, dtype=np.uint8)
-    middle = np.array(matplotlib.colormaps["inferno"](0.5)[:3]) * 255
-    np.testing.assert_allclose(heat_overlay(white, np.ones(36), GRID)[0, 0, 0], 0.6 * middle + 0.4 * 255, atol=0.51)
-
-
-@pytest.mark.parametrize(
-    "values", [np.ones(35), np.zeros(36), np.r_[-1, np.ones(35)], np.full(36, np.nan), np.ones((4, 9))]
-)
-def test_heat_of_no_distribution_is_refused(values):
-    with pytest.raises(ValueError, match="token_values must"):
-        heat_overlay(clip(), values, GRID)
-
-
-def test_tokens_outside_the_grid_are_refused():
-    with pytest.raises(ValueError, match=r"token_idx must lie in \[0, 36\), got 3 to 36"):
-        show_tokens(clip(), [3, 36], GRID)
-
-
-@pytest.mark.parametrize(
-    "draw", [lambda video: heat_overlay(video, np.ones(36), GRID), lambda v: show_tokens(v, [0], GRID)]
-)
-def test_a_video_that_does_not_fit_is_refused(draw):
-    with pytest.raises(ValueError, match="7 frames of 48x48 pixels does not divide"):
-        draw(clip(frames=7))
-    with pytest.raises(ValueError, match="video must be uint8"):
-        draw(clip().astype(np.float32))
 
 
 def test_a_sheet_shows_every_second_frame_enlarged_and_unchanged():
@@ -174,3 +99,69 @@ def test_an_animation_shows_each_video_in_its_panel(tmp_path):
 def test_a_pace_no_viewer_plays_is_refused(fps, tmp_path):
     with pytest.raises(ValueError, match=r"fps must lie in \(0, 50\]"):
         animate({"a": clip()}, tmp_path / "a.gif", fps=fps)
+
+
+def test_an_animation_goes_on_below_when_a_line_is_full(tmp_path):
+    rows = {str(level): np.full((1, 96, 96, 3), level, dtype=np.uint8) for level in (0, 60, 120, 180, 240)}
+    animate(rows, tmp_path / "a.gif", fps=4, max_columns=3, colours=256)
+    with Image.open(tmp_path / "a.gif") as gif:
+        page = np.asarray(gif.convert("RGB")).astype(int)
+    assert page.shape[1] == 12 + 3 * 100 - 4 + 12
+    # From the lower left corner: a margin of 12, then the second line's frames, a label of 18, a margin, the first's.
+    for bottom, levels in ((12, (180, 240)), (12 + 96 + 30, (0, 60, 120))):
+        for column, level in enumerate(levels):
+            top, left = page.shape[0] - bottom - 96, 12 + 100 * column
+            assert abs(page[top : top + 96, left : left + 96] - level).max() <= 2  # one of 256 colours
+    assert (page[-12 - 96 : -12, 212:] >= 250).all()
+
+
+def test_an_mp4_has_the_pages_of_the_gif(tmp_path):
+    rows = {"first": clip(frames=5), "second": clip(1, frames=5)}
+    animate(rows, tmp_path / "deep/a.mp4", fps=8)
+    animate(rows, tmp_path / "a.gif", fps=8)
+    with av.open(str(tmp_path / "deep/a.mp4")) as container, Image.open(tmp_path / "a.gif") as gif:
+        frames = list(container.decode(video=0))
+        assert container.streams.video[0].average_rate == 8
+        assert (len(frames), frames[0].width, frames[0].height) == (gif.n_frames, *gif.size)
+
+
+def test_another_kind_of_animation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"path must end in \.gif or \.mp4, got \S+\.avi"):
+        animate({"a": clip()}, tmp_path / "a.avi", fps=8)
+
+
+def test_a_scale_is_drawn_below_the_frames_and_moves_none_of_them(tmp_path):
+    plain = np.asarray(labelled_rows({"a": clip(frames=8)}))
+    sheet = np.asarray(labelled_rows({"a": clip(frames=8)}, footer=[ColourScale("relative error", 2.5), "a line"]))
+    np.testing.assert_array_equal(sheet[: plain.shape[0] - 12, : plain.shape[1]], plain[:-12])
+    bar = legend(160)
+    rows = [row for row in range(len(sheet)) if (bar[80] == sheet[row]).all(-1).any()]
+    assert len(rows) == 12  # the bar's height
+    start = next(x for x in range(sheet.shape[1]) if (sheet[rows[0], x : x + 160] == bar).all())
+    assert (sheet[rows[0] : rows[-1] + 1, start : start + 160] == bar).all()
+    assert plain.shape[0] - 12 < rows[0] < rows[-1] < len(sheet) - 12
+
+
+def test_a_long_footer_stays_on_the_paper(tmp_path):
+    footer = ["word " * 30, ColourScale("word " * 30, 2)]
+    sheet = np.asarray(labelled_rows({"a": clip(frames=1)}, footer=footer))
+    animate({"a": clip(frames=1)}, tmp_path / "a.gif", fps=8, footer=footer)
+    with Image.open(tmp_path / "a.gif") as gif:
+        page = np.asarray(gif.convert("RGB"))
+    for paper in (sheet, page):
+        border = np.concatenate([paper[-8:].reshape(-1, 3), paper[:, -8:].reshape(-1, 3), paper[:, :8].reshape(-1, 3)])
+        assert (border == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "as_wide_as"),  # of 16 characters a line, the widest line
+    [
+        ("paragliding_launch", "paragliding_"),
+        ("query: paragliding_launch", "paragliding_"),
+        ("query: clap_hands", "clap_hands"),  # whole where it fits
+        ("a clip of 0.9993333333", "0.9993333333"),
+    ],
+)
+def test_names_of_files_are_broken_between_their_parts_alone(label, as_wide_as):
+    one, other = (labelled_rows({name: clip(frames=1)}) for name in (label, as_wide_as))
+    assert one.width == other.width

@@ -1,0 +1,50 @@
+"""Synthetic videos whose class is how their movers move, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tats_ray.data.listing import list_sources
+from tats_ray.data.synthetic import CLASSES, LIST, MOTIONS, SpriteTracks, SyntheticConfig, draw_clip, make_videos
+
+CONFIG = SyntheticConfig(frames=24, size=64, motions=4)
+
+
+def movers(motion: int, seed: int) -> list[np.ndarray]:
+    """Return the centres of the movers of one video, ``[frames, 2]`` each."""
+    _, tracks = draw_clip(np.random.default_rng(seed), CONFIG, motion=motion)
+    return [np.stack([tracks.x[:, s], tracks.y[:, s]], axis=1) for s in np.flatnonzero(tracks.moving)]
+
+
+def turning(path: np.ndarray) -> float:
+    """Return the mean turn from step to step: positive is clockwise on a screen, where rows count downwards."""
+    step = np.diff(path, axis=0)
+    return float(np.mean(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_movers_move_as_their_class_says(seed: int) -> None:
+    for path in movers(0, seed):
+        assert np.ptp(path[:, 0]) > 5
+        assert np.ptp(path[:, 1]) < 1e-3
+    for path in movers(1, seed):
+        assert np.ptp(path[:, 0]) < 1e-3
+        assert np.ptp(path[:, 1]) > 5
+    assert all(turning(path) > 0 for path in movers(2, seed))
+    assert all(turning(path) < 0 for path in movers(3, seed))
+
+
+def test_labels_are_listed_as_the_index_reads_them(tmp_path: Path) -> None:
+    paths = make_videos(tmp_path, CONFIG.model_copy(update={"num_videos": 6, "motions": 3, "frames": 2}))
+    listed = list_sources(tmp_path / LIST)
+    assert [(Path(source.path), label) for source, label in listed] == [
+        (path.absolute(), number % 3) for number, path in enumerate(paths)
+    ]
+    assert (tmp_path / CLASSES).read_text().split() == list(MOTIONS[:3])
+    assert SpriteTracks.load(paths[0].with_suffix(".truth.npz")).moving.any()
+
+
+def test_without_classes_nothing_is_listed(tmp_path: Path) -> None:
+    make_videos(tmp_path, SyntheticConfig(num_videos=1, frames=2))
+    assert not (tmp_path / LIST).exists()
