@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from tats_ray.comparison.plan import Arm, Comparison
@@ -11,16 +12,33 @@ from tats_ray.recipes import recipe
 
 T = TypeVar("T")
 VISIBLE = "masking.visible"
+
+
+def _arm(name: str, kind: str, *, oracle: bool = False, **knobs: object) -> Arm:
+    """Return an arm from a kind and settings of its slot, whose dots are written as two underscores."""
+    slot = {f"{VISIBLE}.{path.replace('__', '.')}": value for path, value in knobs.items()}
+    return Arm(name, {f"{VISIBLE}.kind": kind, **slot}, oracle=oracle)
+
+
 SAMPLERS = {
     arm.name: arm
     for arm in (
-        Arm("random", {f"{VISIBLE}.kind": "random"}),
-        Arm("tube", {f"{VISIBLE}.kind": "tube"}),
-        Arm("frame-difference", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 2.0}, oracle=True),
-        Arm("fd-1.5", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 1.5}, oracle=True),
-        Arm("fd-3", {f"{VISIBLE}.kind": "frame-difference", f"{VISIBLE}.lift": 3.0}, oracle=True),
-        Arm("adamae", {f"{VISIBLE}.kind": "adamae"}),
-        Arm("tats", {f"{VISIBLE}.kind": "tats"}),
+        _arm("random", "random"),
+        _arm("tube", "tube"),
+        _arm("frame-difference", "frame-difference", lift=2.0, oracle=True),
+        _arm("frame-difference-1.5", "frame-difference", lift=1.5, oracle=True),
+        _arm("frame-difference-3", "frame-difference", lift=3.0, oracle=True),
+        _arm("oracle", "oracle", lift=2.0, oracle=True),
+        _arm("oracle-1.5", "oracle", lift=1.5, oracle=True),
+        _arm("oracle-3", "oracle", lift=3.0, oracle=True),
+        _arm("adamae", "adamae"),
+        _arm("tats", "tats"),
+        _arm("tats-tau-1", "tats", ppo__temperature=1.0),
+        _arm("tats-tau-0.3", "tats", ppo__temperature=0.3),
+        _arm("regress", "tats", objective="regress"),
+        _arm("surrogate", "tats", objective="surrogate"),
+        _arm("order-low-error", "tats", objective="order-low-error"),
+        _arm("order-high-error", "tats", objective="order-high-error"),
     )
 }
 """Every sampler that goes by a name on the command line."""
@@ -94,7 +112,47 @@ def small() -> Comparison:
     )
 
 
-RECIPES: dict[str, Callable[[], Comparison]] = {"tiny": tiny, "small": small}
+def oracles() -> Comparison:
+    """Random, TATS and oracles of lift 1.5, 2 and 3 on synthetic videos of classes of motion; 2 cores, an hour."""
+    base = tiny()
+    names = ("random", "oracle-1.5", "oracle", "oracle-3", "tats")
+    return replace(
+        base,
+        run=change(base.run, [("name", "compare-oracles"), ("data.frame_stride", 1)]),
+        arms=[SAMPLERS[name] for name in names],
+        references=("random",),
+    )
+
+
+def objectives() -> Comparison:
+    """TATS, what it converges to, and other objectives and temperatures on the same network; 2 cores, two hours."""
+    base = tiny()
+    names = (
+        "random",
+        "tats",
+        "tats-tau-1",
+        "tats-tau-0.3",
+        "regress",
+        "surrogate",
+        "order-low-error",
+        "order-high-error",
+        "adamae",
+    )
+    return replace(
+        base,
+        run=change(base.run, [("name", "compare-objectives")]),
+        arms=[SAMPLERS[name] for name in names],
+        ratios=(0.95,),
+        references=("random", "tats"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Comparison]] = {
+    "tiny": tiny,
+    "small": small,
+    "oracles": oracles,
+    "objectives": objectives,
+}
 
 
 def comparison(name: str) -> Comparison:

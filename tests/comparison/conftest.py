@@ -21,7 +21,7 @@ Effects = Mapping[tuple[str, str], float]
 """What an arm adds to a metric, by arm and metric."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Comparison:
     return Comparison(
         run=change(recipe("tiny"), [("name", "duel")]),
@@ -34,12 +34,12 @@ def small() -> Comparison:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def planned(small: Comparison) -> Plan:
     return plan(small)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_scores(planned: Plan) -> Callable[[Effects], dict[str, Scored]]:
     """Score every run: a base of each seed, an arm's effect, and some thousandths of noise of its own."""
 
