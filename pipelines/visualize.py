@@ -7,12 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tats_ray.album import Album, make_album
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
-from tats_ray.look import is_checkpoint
 from tats_ray.training.state import CheckpointError
+from tats_ray.viewing.album import Album, make_album
+from tats_ray.viewing.look import is_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:

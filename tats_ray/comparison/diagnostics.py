@@ -7,8 +7,8 @@ import torch
 from tats_ray.comparison.judging import MASK_ERROR
 from tats_ray.data.manifest import Manifest
 from tats_ray.held_out import load_held_out
-from tats_ray.look import open_trained
 from tats_ray.training.context import LocalContext
+from tats_ray.viewing.look import open_trained
 
 RATIOS = (0.75, 0.9, 0.95)
 MOST_CLIPS = 256

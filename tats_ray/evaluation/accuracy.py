@@ -98,8 +98,6 @@ def _confusion(scores: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
     # Here, since torchmetrics loads transformers and pyplot: seconds for each process that only imports this package.
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    if not len(labels):
-        return torch.zeros(num_classes, num_classes, dtype=torch.int64)
     return multiclass_confusion_matrix(scores.argmax(1), labels, num_classes=num_classes)
 
 

@@ -59,13 +59,13 @@ def test_the_attentive_probe_learns_what_mean_pooling_cannot() -> None:
     assert 0.4 < top1(pooled, test_labels) < 0.6  # chance, within four deviations of 400 coin tosses
 
 
-def run(probe: str, *, seed: int = 0) -> Tensor:
+def run(probe: str, *, seed: int = 0, test_rows: int = 60) -> Tensor:
     if probe == "linear":
         train, labels = blobs(60, seed=0)
         config = LinearConfig(epochs=2, batch=16)
-        return linear_scores(train, labels, train, num_classes=4, config=config, seed=seed)
+        return linear_scores(train, labels, train[:test_rows], num_classes=4, config=config, seed=seed)
     train, labels = marked_tokens(60, seed=0)
-    return attentive_scores(train, labels, train, num_classes=2, config=QUICK, seed=seed)
+    return attentive_scores(train, labels, train[:test_rows], num_classes=2, config=QUICK, seed=seed)
 
 
 @pytest.mark.parametrize("probe", ["linear", "attentive"])
@@ -106,6 +106,12 @@ def test_chunks_of_test_rows_change_nothing(probe: str, monkeypatch: pytest.Monk
     whole = run(probe)
     monkeypatch.setattr(probes, "_CHUNK_VALUES", 7 * 12 * 16)
     torch.testing.assert_close(run(probe), whole, atol=1e-6, rtol=0)  # products of other shapes round otherwise
+
+
+@pytest.mark.parametrize("probe", ["linear", "attentive"])
+def test_a_row_is_scored_alone_as_in_company(probe: str) -> None:
+    # Nothing is learnt from test rows, not even a mean. Products of other shapes round otherwise.
+    torch.testing.assert_close(run(probe, test_rows=1), run(probe)[:1], atol=1e-6, rtol=0)
 
 
 def test_several_views_are_several_rows() -> None:

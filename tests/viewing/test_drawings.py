@@ -5,12 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tats_ray.drawings import draw_all, draw_error, draw_path, draw_policy, draw_reconstruction, draw_tokens, shown_side
 from tats_ray.geometry import TokenGrid
-from tats_ray.look import AttentionPath, Look
 from tats_ray.methods.base import Snapshot
 from tats_ray.tracking.figures import animate, save_sheet
 from tats_ray.tracking.overlays import ColourScale, paint, show_tokens
+from tats_ray.viewing.drawings import (
+    draw_all,
+    draw_error,
+    draw_path,
+    draw_policy,
+    draw_reconstruction,
+    draw_tokens,
+    shown_side,
+)
+from tats_ray.viewing.look import AttentionPath, Look
 
 GRID = TokenGrid(time=2, height=2, width=2)
 SHOWN = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

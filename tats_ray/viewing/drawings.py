@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tats_ray.look import AttentionPath, Look, token_place
 from tats_ray.tracking.figures import Footer
 from tats_ray.tracking.overlays import ColourScale, Video, frame_tokens, heat_overlay, paint, show_tokens
+from tats_ray.viewing.look import AttentionPath, Look, token_place
 
 MIN_SIDE, MIN_TOKEN_SIDE = 96, 8  # pixels that a frame and a token are shown at, at least
 UNIFORM = "random"  # the row of random tokens, which no checkpoint is called

@@ -11,9 +11,11 @@ from tats_ray.data.clips import load_center_clip
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.manifest import VideoRecord
 from tats_ray.data.source import DecodeError
-from tats_ray.drawings import UNIFORM, Drawing, draw_all, shown_side
-from tats_ray.gallery import Gallery, load_middles, spread
-from tats_ray.look import (
+from tats_ray.tracking.figures import animate, save_sheet
+from tats_ray.tracking.overlays import Video
+from tats_ray.viewing.drawings import UNIFORM, Drawing, draw_all, shown_side
+from tats_ray.viewing.gallery import Gallery, load_middles, spread
+from tats_ray.viewing.look import (
     Look,
     Trained,
     follows_paths,
@@ -23,8 +25,6 @@ from tats_ray.look import (
     open_together,
     token_number,
 )
-from tats_ray.tracking.figures import animate, save_sheet
-from tats_ray.tracking.overlays import Video
 
 FPS = 8
 NEIGHBOURS = 5

@@ -10,7 +10,9 @@ import torch
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.geometry import TokenGrid
-from tats_ray.look import (
+from tats_ray.nn.patches import patchify
+from tats_ray.training.state import CheckpointError
+from tats_ray.viewing.look import (
     Trained,
     follows_paths,
     is_checkpoint,
@@ -22,8 +24,6 @@ from tats_ray.look import (
     token_number,
     token_place,
 )
-from tats_ray.nn.patches import patchify
-from tats_ray.training.state import CheckpointError
 
 GRID = TokenGrid(time=2, height=4, width=4)  # of the small run's clips: 4 frames of 16 pixels, patches of 2 x 4 x 4
 

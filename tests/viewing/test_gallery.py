@@ -12,7 +12,7 @@ from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import split_held_out
 from tats_ray.data.source import DecodeError
-from tats_ray.gallery import Gallery, load_middles, spread
+from tats_ray.viewing.gallery import Gallery, load_middles, spread
 
 CLIP = ClipConfig(num_frames=4, frame_stride=1, crop_size=16)
 LARGER = CLIP.model_copy(update={"crop_size": 24})

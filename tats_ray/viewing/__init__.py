@@ -1,0 +1,1 @@
+"""How trained checkpoints see a video, as pictures."""
