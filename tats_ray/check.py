@@ -17,6 +17,8 @@ from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import samples_at, split_held_out
 from tats_ray.data.samples import Sample, load_samples
 from tats_ray.driver import prepare
+from tats_ray.masking.fixed import RandomConfig
+from tats_ray.masking.oracle import OracleConfig
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.averages import Averages
 from tats_ray.tracking.figures import save_sheet
@@ -136,6 +138,8 @@ def training_rate(
     if isinstance(visible, TATSConfig):  # on from the start, for so many steps as one of its updates takes
         visible = visible.model_copy(update={"switch": SwitchConfig(critic_by=0, policy_by=0)})
         repeats = visible.ppo.rollout_steps
+    if isinstance(visible, OracleConfig):  # these clips come without their truth; a uniform draw costs as much
+        visible = RandomConfig()
     run = run.model_copy(update={"masking": run.masking.model_copy(update={"visible": visible})})
     batch = min(run.training.micro_batch, len(samples), BATCH.get(device.type, run.training.micro_batch))
     run = run.model_copy(update={"training": run.training.model_copy(update={"global_batch": batch})})

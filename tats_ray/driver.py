@@ -26,7 +26,9 @@ from tats_ray.data.cache import frames_gib
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
+from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.methods.build import truth_grid
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run
@@ -151,6 +153,8 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
     run = run.model_copy(update={"data": data, "results": str(results), "init": init})
     manifest = Manifest.read_all(named)
+    if truth_grid(run.masking, run.grid) is not None:
+        require_truth(manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
     _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))

@@ -18,7 +18,7 @@ from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.held_out import is_labelled, load_held_out, load_probe_clips
 from tats_ray.masking.tats import TATSConfig
-from tats_ray.methods.build import build_method, training_flops, visible_rule
+from tats_ray.methods.build import build_method, training_flops, truth_grid, visible_rule
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
@@ -76,6 +76,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         micro_batch=run.training.micro_batch,
         rank=context.rank,
         world_size=context.world_size,
+        truth_grid=truth_grid(run.masking, run.grid),
     )
     tracker: Tracker = MlflowTracker(launch.handle) if context.rank == 0 else NullTracker()
     job = Job(
