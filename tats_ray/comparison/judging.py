@@ -125,8 +125,10 @@ def _contrasts(comparison: Comparison, plan: Plan, scores: Scores) -> Iterator[C
         for ratio in comparison.ratios:
             for metric in metrics_of(scores):
                 scored = cells(plan, scores, ratio=ratio, budget=budget, metric=metric)
-                for reference in comparison.references:
+                for number, reference in enumerate(comparison.references):
                     for arm in comparison.arms:
+                        if arm.name in comparison.references[: number + 1]:  # itself, or told the other way round
+                            continue
                         pairs = _pairs(scored, arm.name, reference)
                         if pairs:
                             interval = paired_interval(pairs)
@@ -134,7 +136,7 @@ def _contrasts(comparison: Comparison, plan: Plan, scores: Scores) -> Iterator[C
 
 
 def _pairs(scored: Mapping[str, Cell], arm: str, reference: str) -> list[float]:
-    if arm == reference or arm not in scored or reference not in scored:
+    if arm not in scored or reference not in scored:
         return []
     ours, theirs = scored[arm].values, scored[reference].values
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
@@ -149,15 +151,9 @@ def sentences(comparison: Comparison, found: Sequence[Contrast]) -> list[str]:
         said.append(_of_oracles(oracles, [one for one in found if one.reference == first], first))
     for arm in comparison.arms:
         for reference in comparison.references:
-            for budget in ("clips", "flops"):
-                for ratio in comparison.ratios:
-                    about = [
-                        one
-                        for one in found
-                        if (one.arm, one.reference, one.budget, one.ratio) == (arm.name, reference, budget, ratio)
-                    ]
-                    if about:
-                        said.append(_of_arm(about))
+            about = [one for one in found if (one.arm, one.reference) == (arm.name, reference)]
+            if about:
+                said.append(_of_arm(about))
     return said
 
 
@@ -179,15 +175,17 @@ def _of_oracles(oracles: Sequence[Arm], found: Sequence[Contrast], reference: st
 
 
 def _of_arm(about: Sequence[Contrast]) -> str:
-    one = about[0]
-    start = f"At ratio {one.ratio:g} and equal {_budget(one)}, {one.arm} against {one.reference}: "
-    parts = []
-    for kind in ("better", "worse", "cannot tell"):
-        which = [_short(contrast.metric) for contrast in about if contrast.verdict == kind]
-        if which:
-            parts.append(f"{kind} by {', '.join(which)}")
-    seeds = min(contrast.interval.n for contrast in about)
-    return start + "; ".join(parts) + f" ({seeds} seed{'s' if seeds > 1 else ''})."
+    """Say where an arm is better or worse than a reference, and in how many of the comparisons that cannot be told."""
+    parts = [
+        f"{one.verdict} at ratio {one.ratio:g} and equal {_budget(one)} by {_short(one.metric)}"
+        for one in sorted(about, key=lambda one: one.verdict)
+        if one.verdict != "cannot tell"
+    ]
+    untold = len(about) - len(parts)
+    if untold:
+        where = "any of the" if untold == len(about) else f"the other {untold} of"
+        parts.append(f"cannot tell in {where} {len(about)} comparisons")
+    return f"{about[0].arm} against {about[0].reference}: {'; '.join(parts)}."
 
 
 def _short(metric: str) -> str:

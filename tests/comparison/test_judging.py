@@ -103,5 +103,18 @@ def test_the_page_says_first_whether_any_oracle_wins(planned: Plan, make_scores:
 def test_sentences_follow_from_the_intervals(planned: Plan, make_scores: Make) -> None:
     found = contrasts(planned, make_scores({("tats", "ridge/top1"): 0.05, ("oracle", "knn/top1"): -0.05}))
     said = sentences(planned.comparison, found)
-    assert "At ratio 0.9 and equal FLOPs, tats against random: better by ridge; cannot tell by knn (3 seeds)." in said
-    assert "At ratio 0.8 and equal clips, oracle against random: worse by knn; cannot tell by ridge (3 seeds)." in said
+    for kind, arm, metric in (("better", "tats", "ridge"), ("worse", "oracle", "knn")):
+        where = "; ".join(
+            f"{kind} at ratio {ratio} and equal {budget} by {metric}"
+            for budget in ("clips", "FLOPs")
+            for ratio in (0.8, 0.9)
+        )
+        assert f"{arm} against random: {where}; cannot tell in the other 4 of 8 comparisons." in said
+    said = sentences(planned.comparison, contrasts(planned, make_scores({})))
+    assert "tats against random: cannot tell in any of the 8 comparisons." in said
+
+
+def test_two_references_are_compared_once(planned: Plan, make_scores: Make) -> None:
+    both = replace(planned, comparison=replace(planned.comparison, references=("random", "oracle")))
+    pairs = {(one.arm, one.reference) for one in contrasts(both, make_scores({}))}
+    assert pairs == {("oracle", "random"), ("tats", "random"), ("tats", "oracle")}
