@@ -119,7 +119,7 @@ def validated(tree: Mapping[str, Any]) -> TrainRun:
 def unknown_knob(path: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a path that names nothing, with the nearest that do."""
     known = sorted(known)
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+    near = [f"{path}.kind"] if f"{path}.kind" in known else difflib.get_close_matches(path, known, n=3, cutoff=0.5)
     near += [name for name in known if name.split(".")[-1] == path.split(".")[-1] and name not in near][:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return ConfigError(f"there is no knob {path!r}{hint} --help lists all")

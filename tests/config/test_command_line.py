@@ -17,7 +17,7 @@ def parsed(*arguments: str) -> TrainRun:
 def test_help_lists_every_recipe_and_every_knob(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "600")
     with pytest.raises(SystemExit) as left:
         parsed("--help")
     shown = capsys.readouterr().out
