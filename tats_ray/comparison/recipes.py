@@ -44,27 +44,33 @@ SAMPLERS = {
 """Every sampler that goes by a name on the command line."""
 
 
+SHARED = (
+    ("data.cache", "memory"),
+    ("training.picture_every", None),
+    ("training.keep_checkpoints", 1),
+    ("cluster.num_workers", 0),
+    # After the warm-up errors have spread: the critic starts at the first check, the policy soon after.
+    (f"{VISIBLE}.switch.critic_by", 0.1),
+    (f"{VISIBLE}.switch.policy_by", 0.25),
+)
+"""Of the run that the arms share, in every comparison."""
+
+
 def tiny() -> Comparison:
     """Random, tube, frame difference, AdaMAE and TATS at 0.9 and 0.95, 3 seeds, 288 tokens; an hour on 2 cores."""
     run = change(
         recipe("tiny"),
         [
+            *SHARED,
             ("name", "compare-tiny"),
             ("data.crop_size", 48),
             ("data.frame_stride", 2),
-            ("data.cache", "memory"),
             ("training.global_batch", 16),
             ("training.micro_batch", 16),
-            ("training.picture_every", None),
             ("training.checkpoint_every", 400),
-            ("training.keep_checkpoints", 1),
             ("tracking.log_every", 50),
             ("optim.base_learning_rate", 4.8e-2),
             ("optim.base_min_learning_rate", 0.0),
-            ("cluster.num_workers", 0),
-            # After the warm-up errors have spread: the critic starts at the first check, the policy soon after.
-            (f"{VISIBLE}.switch.critic_by", 0.1),
-            (f"{VISIBLE}.switch.policy_by", 0.25),
         ],
     )
     return Comparison(
@@ -85,31 +91,16 @@ def small() -> Comparison:
     run = change(
         recipe("tats-small"),
         [
+            *SHARED,
             ("name", "compare-small"),
-            ("data.cache", "memory"),
             ("data.flip", True),
             ("training.global_batch", 64),
             ("training.micro_batch", 64),
-            ("training.picture_every", None),
             ("training.checkpoint_every", 500),
-            ("training.keep_checkpoints", 1),
             ("optim.base_learning_rate", 1.2e-3),
-            ("cluster.num_workers", 0),
-            (f"{VISIBLE}.switch.critic_by", 0.1),
-            (f"{VISIBLE}.switch.policy_by", 0.25),
         ],
     )
-    return Comparison(
-        run=run,
-        arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
-        ratios=(0.9, 0.95),
-        seeds=(0, 1, 2),
-        warm_steps=1500,
-        steps=2500,
-        cooldown_steps=500,
-        references=("random", "tube"),
-        probes={"segments": 2, "crops": 1},
-    )
+    return replace(tiny(), run=run, warm_steps=1500, steps=2500, cooldown_steps=500)
 
 
 def oracles() -> Comparison:
