@@ -1,0 +1,1 @@
+"""Sweeps without Ray: what trials left, which of them count, and the page that shows it."""
