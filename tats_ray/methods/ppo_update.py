@@ -134,7 +134,8 @@ class PPOUpdate:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.stage = str(state["stage"])
-        self.temperature = float(state["temperature"])  # type: ignore[arg-type]
+        if self.config.ppo.target_nats is not None:  # else it is a setting, with which a run may go on changed
+            self.temperature = float(state["temperature"])  # type: ignore[arg-type]
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         self._good_checks = int(state["good_checks"])  # type: ignore[call-overload]
 

@@ -123,6 +123,18 @@ def end_run(handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"
 
 
 @_undisturbed
+def tag_run(handle: RunHandle, tags: Mapping[str, str]) -> None:
+    """Set tags of a run.
+
+    Raises:
+        TrackingError: The store does not answer within seconds, or lacks the run.
+    """
+    with _explained(handle.uri), _patience(seconds=4, retries=1):
+        for name, value in tags.items():
+            MlflowClient(handle.uri).set_tag(handle.run_id, name, without_credentials(value))
+
+
+@_undisturbed
 def run_status(handle: RunHandle) -> RunStatus:
     """Ask the store how a run ended, or whether it is running.
 
