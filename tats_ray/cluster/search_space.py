@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from ray import tune
-from ray.tune.search.sample import Categorical, Domain
+from ray.tune.search.sample import Categorical, Domain, LogUniform
 
 from tats_ray.config.error import ConfigError
 from tats_ray.sweeping.journal import SchedulerName, SearchName
@@ -121,6 +121,12 @@ def draws(space: SearchSpace, *, seed: int) -> Iterator[dict[str, Any]]:
             seen.append(drawn)
             repeated = 0
             yield drawn
+
+
+def is_logarithmic(declared: Any, path: str) -> bool:
+    """Say whether a domain is drawn from in logarithms."""
+    sampler = domain_of(declared, path).get_sampler()
+    return isinstance(sampler, LogUniform) or isinstance(getattr(sampler, "sampler", None), LogUniform)
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import shlex
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +18,9 @@ from rich.progress import Progress
 
 from tats_ray.cluster.planning import SuggestedTrials, check_space, configurations, with_seeds
 from tats_ray.cluster.recorder import Recorder
-from tats_ray.cluster.runtime import node_resources
+from tats_ray.cluster.runtime import gpu_bytes, node_resources
 from tats_ray.cluster.schedulers import check_scheduler, make_scheduler
-from tats_ray.cluster.search_space import SearchSpace, domain_of
+from tats_ray.cluster.search_space import SearchSpace, domain_of, is_logarithmic
 from tats_ray.cluster.train import check_cluster, check_fits, run_on_ray
 from tats_ray.cluster.trial import Sweep, SweepTrial, newest_folder, trial_run
 from tats_ray.config.error import ConfigError
@@ -27,11 +29,15 @@ from tats_ray.config.run import TrainRun
 from tats_ray.driver import FREE_TO_CHANGE, close_record, conduct, end_as_killed, prepare, total_steps
 from tats_ray.interruption import Ending, recorded, terminable
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, read_status, write_status
+from tats_ray.sweeping.acting import why_it_cannot_act
 from tats_ray.sweeping.collect import with_measurements
+from tats_ray.sweeping.fitting import why_it_cannot_fit
 from tats_ray.sweeping.journal import Journal, Options, Plan, Planned
+from tats_ray.sweeping.report import Question, Report, write_report
 from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import MlflowTracker, open_run
+from tats_ray.tracking.provenance import provenance_tags
 from tats_ray.training.state import latest_checkpoint
 
 KILL_SECONDS = 10.0
@@ -46,6 +52,7 @@ class SweepResult:
 
     name: str
     trials: list[Trial]
+    report: Report
     folder: Path
     handle: RunHandle
 
@@ -59,6 +66,8 @@ class _Begun:
     base: TrainRun
     journal: Journal
     handle: RunHandle
+    memory: float
+    """Bytes that a worker can have: of a GPU, or of the largest machine."""
 
     @property
     def told(self) -> Sweep:
@@ -93,9 +102,8 @@ def sweep(
         with alone(_named(begun.base, begun.plan.name)), recorded(partial(_end, begun)):
             _run_trials(begun)
             trials = _collect(begun)
-            tracker = MlflowTracker(begun.handle)
-            tracker.close()
-    return SweepResult(begun.plan.name, trials, begun.journal.folder, begun.handle)
+            report = _report(begun, trials)
+    return SweepResult(begun.plan.name, trials, report, begun.journal.folder, begun.handle)
 
 
 def warm_checkpoint(space: SearchSpace, run: TrainRun) -> Path:
@@ -180,7 +188,7 @@ def _begin(space: SearchSpace, run: TrainRun, options: Options) -> _Begun:
     with abandoned(folder):
         journal = Journal(folder)
         journal.write_plan(plan)
-        begun = _Begun(space, plan, base, journal, _open(space, base, plan, folder, run_id=None))
+        begun = _Begun(space, plan, base, journal, _open(space, base, plan, folder, run_id=None), _memory(base))
     for planned in plan.trials:
         ending = _not_worth_starting(begun, planned)
         if ending is not None:
@@ -209,7 +217,7 @@ def _resume(space: SearchSpace, run: TrainRun, name: str) -> _Begun:
     check_cluster(base)
     _await_orphans(base, plan.name)
     handle = _open(space, base, plan, folder, run_id=read_status(folder)["mlflow_run_id"])
-    return _Begun(space, plan, base, journal, handle)
+    return _Begun(space, plan, base, journal, handle, _memory(base))
 
 
 def _check_same(space: SearchSpace, plan: Plan, run: TrainRun, base: TrainRun, *, name: str) -> None:
@@ -262,11 +270,16 @@ def _open(space: SearchSpace, base: TrainRun, plan: Plan, folder: Path, *, run_i
 
 def _not_worth_starting(begun: _Begun, planned: Planned) -> Trial | None:
     """Return the ending of a trial that cannot do what it should; None for the others."""
+    ending = partial(Trial, planned.name, planned.knobs, planned.seed)
     try:
-        trial_run(begun.told, planned)
+        run = trial_run(begun.told, planned)
     except ConfigError as error:
-        return Trial(planned.name, planned.knobs, planned.seed, status="refused", reason=str(error))
-    return None
+        return ending(status="refused", reason=str(error))
+    reason = why_it_cannot_act(run, list(planned.knobs))
+    if reason is not None:
+        return ending(status="refused", reason=reason)
+    reason = why_it_cannot_fit(run, begun.memory)
+    return None if reason is None else ending(status="pruned", reason=reason)
 
 
 def _run_trials(begun: _Begun) -> None:
@@ -325,6 +338,13 @@ def _resources(run: TrainRun) -> dict[str, float]:
     return {"CPU": trial_cpus(run), **({"GPU": 1} if use_gpu else {})}
 
 
+def _memory(run: TrainRun) -> float:
+    """Return the bytes that a worker of a run can have at most."""
+    nodes = node_resources()
+    on_gpu = gpu_bytes() if check_fits(run.cluster, nodes) else None
+    return max(node.get("memory", 0.0) for node in nodes) if on_gpu is None else on_gpu
+
+
 def _collect(begun: _Begun) -> list[Trial]:
     """Return all trials with what they measured, in the order of the plan; close the records of those cut short."""
     end_as_killed(begun.base, _running(begun.base, begun.plan.name), patience=KILL_SECONDS)
@@ -339,6 +359,28 @@ def _collect(begun: _Begun) -> list[Trial]:
         begun.journal.end(trial)
         trials.append(trial)
     return trials
+
+
+def _report(begun: _Begun, trials: list[Trial]) -> Report:
+    """Write the page with its files, and record them."""
+    space, options = begun.space, begun.plan.options
+    question = Question(
+        name=space.name,
+        metric=space.metric,
+        mode=space.mode,
+        base=begun.base.model_copy(update={"init": begun.plan.starts[str(options.seeds[0])]}),
+        knobs=tuple(space.domains),
+        logarithmic=[path for path, domain in space.domains.items() if is_logarithmic(domain, path)],
+        at=options.rank_at,
+        shown=space.shown,
+    )
+    facts = {"command": shlex.join(["python", *sys.argv]), "sweep": begun.plan.name, **provenance_tags()}
+    report = write_report(question, trials, begun.journal.folder, facts=facts, parent=begun.handle)
+    tracker = MlflowTracker(begun.handle)
+    for file in report.files:
+        tracker.log_file(file, folder="sweep")
+    tracker.close()
+    return report
 
 
 def _end(begun: _Begun, status: Ending, reason: str | None) -> None:
