@@ -209,6 +209,7 @@ def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:
         handle = open_run(
             base.tracking.model_copy(update={"run_name": f"{comparison.name}-{folder.name}"}),
             results_root=Path(base.results),
+            folder=folder,
             params=base.model_dump(mode="json"),
             tags={"tats.comparison": comparison.name, "tats.folder": str(folder)},
             run_id=status["mlflow_run_id"] if same else None,

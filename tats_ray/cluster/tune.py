@@ -95,6 +95,7 @@ def _open(space: SearchSpace, base: TrainRun, folder: Path, *, name: str) -> Run
     return open_run(
         base.tracking.model_copy(update={"run_name": name}),
         results_root=Path(base.results),
+        folder=folder,
         params={**base.model_dump(mode="json"), "sweep": {key: str(domain) for key, domain in space.domains.items()}},
         tags={"tats.sweep": space.name, "tats.folder": str(folder)},
     )
