@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
+from tats_ray.config.labels import describe_run, sampler_tags
 from tats_ray.config.overrides import ConfigError, flatten
 from tats_ray.config.run import TrainRun
 from tats_ray.data.cache import frames_gib
@@ -293,7 +294,8 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
         ),
         run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
         parent_run_id=parent_run_id,
-        tags={"tats.folder": str(folder), "tats.visible": run.masking.visible.kind},
+        tags={"tats.kind": "run", "tats.folder": str(folder), **sampler_tags(run)},
+        description=describe_run(run, num_videos=len(manifest)),
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
     return handle

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tats_ray.config.labels import describe_evaluation, named_videos, sampler_tags
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.places import is_uri
@@ -259,7 +260,19 @@ def _open(
         },
         dataset=DatasetRecord(name=PurePosixPath(test.name).stem, digest=test.hash, source=test.name),
         parent_run_id=frozen.run_id,
-        tags={"tats.checkpoint": str(frozen.checkpoint), "tats.kind": "evaluation"},
+        tags={
+            "tats.kind": "evaluation",
+            "tats.folder": str(folder),
+            "tats.checkpoint": str(frozen.checkpoint),
+            **sampler_tags(run),
+        },
+        description=describe_evaluation(
+            f"{frozen.folder.parent.name}/{frozen.folder.name}",
+            step=frozen.step,
+            tasks=tasks,
+            train=named_videos(len(train), train.name),
+            test=named_videos(len(test), test.name),
+        ),
     )
 
 

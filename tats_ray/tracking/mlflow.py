@@ -1,4 +1,4 @@
-"""MLflow: the driver opens and ends a run, the first worker records into it; the only file that imports mlflow.
+"""MLflow: the driver opens and ends a run, the first worker records into it.
 
 The driver makes database, experiment and run before any worker starts: processes that make one SQLite file together
 all fail. Nothing of MLflow's fluent state is used, since it does not cross processes; a ``RunHandle`` does.
@@ -6,20 +6,18 @@ all fail. Nothing of MLflow's fluent state is used, since it does not cross proc
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal, cast
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from tats_ray.interruption import Ending
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingConfig, TrackingError
+from tats_ray.tracking.calling import be_quiet, explained, patience, undisturbed
 from tats_ray.tracking.provenance import dotted_params, provenance_tags
 from tats_ray.tracking.store import check_database, first_use, is_database, resolve_uri, without_credentials
 from tats_ray.tracking.unsent import Unsent
@@ -31,12 +29,8 @@ from tats_ray.tracking.writer import (
     BackgroundTracker,
     Point,
     Sender,
-    root_cause,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Ending = Literal["FINISHED", "FAILED", "KILLED"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _DIGEST_LENGTH = 36  # MLflow's limits: characters of a digest, params of one request
@@ -49,24 +43,8 @@ _logger = logging.getLogger(__name__)
 
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
-_talking = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
 
-
-def _undisturbed(function: Callable[P, T]) -> Callable[P, T]:
-    """Call a function in the one thread that talks to MLflow.
-
-    A signal then interrupts the caller, who waits, and not a transaction: one that is left open would lock the database
-    against the very call that records the interruption.
-    """
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return _talking.submit(function, *args, **kwargs).result()
-
-    return call
-
-
-@_undisturbed
+@undisturbed
 def open_run(
     config: TrackingConfig,
     *,
@@ -77,6 +55,7 @@ def open_run(
     run_id: str | None = None,
     parent_run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
+    description: str | None = None,
 ) -> RunHandle:
     """Start a run, or go on with ``run_id``; called by the driver before any worker starts.
 
@@ -87,26 +66,29 @@ def open_run(
         params: The resolved config, nested; recorded under dotted paths. A run that goes on keeps its first values.
         dataset: What the run trains on, recorded as an input.
         run_id: Of a run to go on with; its status becomes RUNNING again.
-        parent_run_id: The sweep a new run belongs to.
+        parent_run_id: The run that a new one is nested in, whose sweep or comparison is its own as well.
         tags: Recorded beside commit, versions and hardware.
+        description: Shown on the page of a new run, as Markdown; of one that goes on, what people wrote there stays.
 
     Raises:
         TrackingError: The store does not answer within seconds, refuses us, cannot be written, or lacks the run.
         ValueError: The tracking URI or the results root is relative.
     """
-    _be_quiet()
+    be_quiet()
     uri = resolve_uri(config.uri, results_root=results_root)
     with first_use(uri):
         check_database(uri)
         client = MlflowClient(uri)
-        with _explained(uri), _patience(seconds=4, retries=0):  # the first call: is anybody there?
+        with explained(uri), patience(seconds=4, retries=0):  # the first call: is anybody there?
             experiment_id = _experiment_id(client, config, uri=uri, results_root=results_root)
-    with _explained(uri), _patience(seconds=30, retries=1):
+    with explained(uri), patience(seconds=30, retries=1):
         if run_id is not None:
             run = _continued(client, run_id, uri=uri)
         else:
-            parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
-            run = client.create_run(experiment_id, run_name=config.run_name, tags=parent)
+            given = _family(client, parent_run_id) if parent_run_id is not None else {}
+            if description is not None:
+                given["mlflow.note.content"] = without_credentials(description)
+            run = client.create_run(experiment_id, run_name=config.run_name, tags=given)
         _log_params(client, run, dotted_params(params))
         _log_tags(client, run, {**provenance_tags(), **(tags or {})})
         if dataset is not None:
@@ -177,34 +159,34 @@ def _send_left_over(uri: str, folder: Path) -> None:
         _logger.warning("MLflow does not take what waits in %s/unsent*: %s", folder, why)
 
 
-@_undisturbed
+@undisturbed
 def _terminate(handle: RunHandle, status: Ending, reason: str | None, milliseconds: int) -> None:
-    with _explained(handle.uri), _patience(seconds=4, retries=1):
+    with explained(handle.uri), patience(seconds=4, retries=1):
         client = MlflowClient(handle.uri)
         if reason is not None:
             client.set_tag(handle.run_id, "tats.error", reason)
         client.set_terminated(handle.run_id, status, milliseconds)
 
 
-@_undisturbed
+@undisturbed
 def run_status(handle: RunHandle) -> RunStatus:
     """Ask the store how a run ended, or whether it is running.
 
     Raises:
         TrackingError: The store does not answer within seconds, or lacks the run.
     """
-    with _explained(handle.uri), _patience(seconds=4, retries=1):
+    with explained(handle.uri), patience(seconds=4, retries=1):
         return cast(RunStatus, MlflowClient(handle.uri).get_run(handle.run_id).info.status)
 
 
-@_undisturbed
+@undisturbed
 def read_metric(handle: RunHandle, name: str) -> list[tuple[int, float]]:
     """Return step and value of every point of a metric, in order of the steps; empty when there is none.
 
     Raises:
         TrackingError: The store does not answer within seconds, or lacks the run.
     """
-    with _explained(handle.uri), _patience(seconds=10, retries=1):
+    with explained(handle.uri), patience(seconds=10, retries=1):
         points = MlflowClient(handle.uri).get_metric_history(handle.run_id, name)
     return sorted((point.step, point.value) for point in points)
 
@@ -226,7 +208,7 @@ class MlflowTracker(BackgroundTracker):
     ) -> None:
         if handle.folder is None:
             raise ValueError("handle names no folder, where points wait while the store is away; open_run gives it one")
-        _be_quiet()
+        be_quiet()
         super().__init__(
             _RunStore(handle),
             run_id=handle.run_id,
@@ -242,24 +224,24 @@ class _RunStore:
     def __init__(self, handle: RunHandle) -> None:
         self._handle = handle
 
-    @_undisturbed
+    @undisturbed
     def last_steps(self) -> Mapping[str, int]:
         """Return the highest step of each metric."""
-        with _explained(self._handle.uri), _patience(seconds=4, retries=1):
+        with explained(self._handle.uri), patience(seconds=4, retries=1):
             latest = MlflowClient(self._handle.uri).get_run(self._handle.run_id).data.to_proto().metrics
         return {metric.key: metric.step for metric in latest}
 
-    @_undisturbed
+    @undisturbed
     def send_points(self, points: Sequence[Point]) -> None:
         """Store points in one transaction; MLflow's key of a point is all of it."""
         metrics = [Metric(point.name, point.value, point.milliseconds, point.step) for point in points]
-        with _patience(seconds=3, retries=0):
+        with patience(seconds=3, retries=0):
             MlflowClient(self._handle.uri).log_batch(self._handle.run_id, metrics=metrics, synchronous=True)
 
-    @_undisturbed
+    @undisturbed
     def send_file(self, path: Path, folder: str) -> None:
         """Store an artifact."""
-        with _patience(seconds=3, retries=0):
+        with patience(seconds=3, retries=0):
             MlflowClient(self._handle.uri).log_artifact(self._handle.run_id, str(path), folder)
 
 
@@ -274,6 +256,18 @@ def _experiment_id(client: MlflowClient, config: TrackingConfig, *, uri: str, re
             f"MLflow experiment {config.experiment!r} was deleted; restore it or set tracking.experiment to another"
         )
     return found.experiment_id
+
+
+def _family(client: MlflowClient, parent_run_id: str) -> dict[str, str]:
+    """Return the tags that place a new run below another, which may lie in another store."""
+    try:
+        above = client.get_run(parent_run_id).data.tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        above = {}
+    shared = {name: above[name] for name in ("tats.sweep", "tats.comparison") if name in above}
+    return {"mlflow.parentRunId": parent_run_id, **shared}
 
 
 def _continued(client: MlflowClient, run_id: str, *, uri: str) -> Run:
@@ -311,53 +305,3 @@ def _dataset_input(dataset: DatasetRecord) -> DatasetInput:
     source = json.dumps({"uri": without_credentials(dataset.source)})
     entity = Dataset(dataset.name, dataset.digest[:_DIGEST_LENGTH], source_type="local", source=source)
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "train")])
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors into one that a user can act on, without the credentials MLflow's own message may hold."""
-    try:
-        yield
-    except MlflowException as error:
-        cause = root_cause(error)
-        raise TrackingError(without_credentials(_explain(error, cause=cause, uri=uri))) from None
-
-
-def _explain(error: MlflowException, *, cause: BaseException, uri: str) -> str:
-    status = error.get_http_status_code()
-    if is_database(uri):
-        return f"MLflow database {uri}: {cause}"
-    if status in (401, 403):
-        return (
-            f"MLflow server {uri} refuses this client ({status}): {cause}; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or add this address to the server's --allowed-hosts"
-        )
-    if isinstance(cause, MlflowException):
-        return f"MLflow server {uri} answers with an error: {cause}"
-    return (
-        f"MLflow server {uri} does not answer: {cause}; start it, or set tracking.uri or MLFLOW_TRACKING_URI to one "
-        "that runs, or unset both to record into a local database"
-    )
-
-
-@contextmanager
-def _patience(*, seconds: int, retries: int) -> Iterator[None]:
-    """Bound how long a server may keep us waiting, where the user has not: by default MLflow retries for minutes."""
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
-    ours = {name: value for name, value in bounds.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
-def _be_quiet() -> None:
-    """Keep MLflow's chatter, which would break the progress bar, out of the terminal."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries: their outcome is told here
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well

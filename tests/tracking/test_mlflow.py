@@ -443,7 +443,10 @@ def test_an_interruption_leaves_no_transaction_open(handle, monkeypatch):
     set_tag, interrupted = MlflowClient.set_tag, threading.Event()
 
     def interrupted_amid(self, *args):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        main = threading.main_thread().ident
+        # One signal too early, before the caller waits, would be heard only when there is nothing to wait for.
+        while not interrupted.wait(0.5) and sys._current_frames()[main].f_code.co_name == "wait":
+            signal.pthread_kill(main, signal.SIGINT)
         assert interrupted.wait(10)
         set_tag(self, *args)
 
