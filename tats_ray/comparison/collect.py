@@ -110,4 +110,4 @@ def facts(planned: Plan, data: Data) -> dict[str, str]:
 
 def _record(folder: Path, parent: RunHandle) -> RunHandle:
     """Return the record of a run, which lies beside the comparison's."""
-    return replace(parent, run_id=read_status(folder)["mlflow_run_id"])
+    return replace(parent, run_id=read_status(folder)["mlflow_run_id"], folder=folder)
