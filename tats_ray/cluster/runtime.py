@@ -6,8 +6,6 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -85,21 +83,6 @@ def gpu_bytes() -> float | None:
     with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     asked = [_gpu_bytes.options(num_gpus=0.01, scheduling_strategy=_on(node)).remote() for node in with_gpu]
     return min(ray.get(asked), default=None)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
-    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def machines_without(folder: Path) -> list[str]:

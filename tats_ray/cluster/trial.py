@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import tune
 
-from tats_ray.cluster.context import Board, ProgressBoard
+from tats_ray.cluster.context import make_board
 from tats_ray.cluster.meeting import Meeting, Report
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.train import fit
@@ -66,8 +66,7 @@ def train_here(launch: Launch, context: LocalContext) -> None:
 def fit_quietly(launch: Launch) -> None:
     """Train on Ray Train from inside a task, without a bar."""
     start_ray()
-    board: Board = ProgressBoard.remote()
-    fit(launch, board)
+    fit(launch, make_board())
 
 
 def device() -> torch.device:

@@ -24,6 +24,7 @@ from tats_ray.cluster.search_space import SearchSpace, domain_of, is_logarithmic
 from tats_ray.cluster.train import check_cluster, check_fits, run_on_ray
 from tats_ray.cluster.trial import Sweep, SweepTrial, newest_folder, trial_run
 from tats_ray.config.error import ConfigError
+from tats_ray.config.labels import describe_sweep
 from tats_ray.config.overrides import change, flatten, validated
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import FREE_TO_CHANGE, close_record, conduct, end_as_killed, prepare, total_steps
@@ -260,8 +261,10 @@ def _open(space: SearchSpace, base: TrainRun, plan: Plan, folder: Path, *, run_i
     handle = open_run(
         base.tracking.model_copy(update={"run_name": plan.name}),
         results_root=Path(base.results),
+        folder=folder,
         params={**base.model_dump(mode="json"), "sweep": plan.domains},
-        tags={"tats.sweep": space.name, "tats.folder": str(folder)},
+        tags={"tats.kind": "sweep", "tats.sweep": plan.name, "tats.folder": str(folder)},
+        description=describe_sweep(base, knobs=list(space.domains), metric=space.metric, mode=space.mode),
         run_id=run_id,
     )
     write_status(folder, "RUNNING", handle)
