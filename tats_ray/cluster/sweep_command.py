@@ -15,7 +15,7 @@ from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
 from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 
 
 def main(space: SearchSpace, *, description: str) -> int:
@@ -27,7 +27,7 @@ def main(space: SearchSpace, *, description: str) -> int:
             run = change(run, [("data.manifest", str(synthetic_manifest(run)))])
         result = sweep(space, run)
     except (*RUN_ERRORS, RunFailedError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {without_credentials(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; trials that ended are recorded\n")
