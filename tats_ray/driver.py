@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,7 +29,7 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
-from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.interruption import Ending, politely, recorded, terminable
 from tats_ray.methods.build import truth_grid
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
@@ -133,11 +134,13 @@ def _conduct(
     with recorded(lambda ending, reason: _end(folder, ending, handle, reason=reason)):
         send_left_over(handle.uri, results_root=results_root(run))
         try:
-            execute(launch)
+            with politely(partial(_stopping, folder, handle)) as interrupt:
+                execute(launch)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise RunFailedError(_record_failure(folder, error)) from error
+    interrupt()  # it came too late for this run, but not for what this run is a part of
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
@@ -302,6 +305,16 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
     return handle
+
+
+def _stopping(folder: Path, handle: RunHandle) -> None:
+    """Say that a run was asked to stop, and record it: who asks may kill us before we have left."""
+    Console(stderr=True).print(
+        "stopping at the next step that leaves a whole checkpoint; a second Ctrl-C stops at once",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _end(folder, "KILLED", handle)
 
 
 def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:

@@ -14,7 +14,7 @@ from ray import tune
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from tats_ray.cluster.context import Board, ProgressBoard
+from tats_ray.cluster.context import make_board
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.train import check_cluster, fit, run_on_ray
 from tats_ray.config.labels import describe_sweep
@@ -192,8 +192,7 @@ def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id:
 def fit_quietly(launch: Launch) -> None:
     """Train on Ray Train from inside a task, without a bar."""
     start_ray()
-    board: Board = ProgressBoard.remote()
-    fit(launch, board)
+    fit(launch, make_board())
 
 
 def _write_table(space: SearchSpace, trials: list[TrialResult], path: Path) -> Path:
