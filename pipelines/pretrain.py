@@ -16,7 +16,7 @@ from tats_ray.config.run import TrainRun
 from tats_ray.driver import RUN_ERRORS, Outcome, RunFailedError, conduct, results_root
 from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.worker import LEDGER, describe
 
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             return show(run)
         outcome = conduct(run, executor(run), check=checker(run), fresh=parsed.fresh)
     except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -79,7 +79,7 @@ def checker(run: TrainRun):
 
 def show(run: TrainRun) -> int:
     """Print what the run would be."""
-    print(to_yaml(run))
+    print(without_credentials(to_yaml(run)))
     facts = describe(run)
     width = max(len(name) for name in facts)
     for name, value in facts.items():

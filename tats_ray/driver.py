@@ -70,7 +70,10 @@ _logger = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):
-    """A run failed; the message is fit to be shown without a traceback."""
+    """A run failed; the message is fit to be shown without a traceback, and holds no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 @dataclass(frozen=True)
@@ -397,7 +400,7 @@ def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> l
 
 def _record_failure(folder: Path, error: BaseException) -> str:
     """Write the traceback to a file; return the one message for the user."""
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    (folder / "error.log").write_text(without_credentials("".join(traceback.format_exception(error))))
     if isinstance(error, (*RUN_ERRORS, RunFailedError)):
         return str(error)
     lines = str(error).strip().splitlines()
