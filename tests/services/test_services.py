@@ -96,7 +96,7 @@ def test_a_wrong_token_and_none_are_told_apart_and_refused(services: Any) -> Non
     assert "the authentication token is invalid or incorrect" in wrong.stderr + wrong.stdout
     none = services.ray("job", "list", token=None, check=False)
     assert none.returncode != 0
-    assert "no authentication token was found" in none.stderr + none.stdout
+    assert "couldn't find an authentication token" in none.stderr + none.stdout
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(services.job_server + "/api/jobs/", timeout=30)
 
