@@ -12,7 +12,7 @@ from rich.table import Table
 from tats_ray.check import check, first_change
 from tats_ray.config.command_line import ConfigError, make_parser, resolve
 from tats_ray.config.files import to_yaml
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run, TrainRun
 from tats_ray.driver import RUN_ERRORS, Outcome, RunFailedError, conduct, results_root
 from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def executor(run: TrainRun):
+def executor(run: Run):
     """Return what trains the run: this process alone, or Ray, which is imported only then."""
     if run.cluster.num_workers == 0:
         from tats_ray.worker import run_with_bar
@@ -64,7 +64,7 @@ def executor(run: TrainRun):
     return run_on_ray
 
 
-def checker(run: TrainRun):
+def checker(run: Run):
     """Return what says at once that a run cannot be trained where it should be."""
     if run.cluster.num_workers == 0:
         return lambda run: None
@@ -73,7 +73,7 @@ def checker(run: TrainRun):
     return check_cluster
 
 
-def show(run: TrainRun) -> int:
+def show(run: Run) -> int:
     """Print what the run would be."""
     print(to_yaml(run))
     facts = describe(run)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,15 +20,14 @@ import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
-from tats_ray.config.overrides import ConfigError, flatten
-from tats_ray.config.run import TrainRun
+from tats_ray.config.overrides import ConfigError, R, flatten
+from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, recorded, terminable
-from tats_ray.methods.build import truth_grid
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run
@@ -36,6 +35,7 @@ from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
     CheckpointError,
+    checkpoint_identity,
     checkpoint_step,
     latest_checkpoint,
     verify_checkpoint,
@@ -81,10 +81,10 @@ class Outcome:
 
 
 def conduct(
-    run: TrainRun,
+    run: Run,
     execute: Callable[[Launch], None],
     *,
-    check: Callable[[TrainRun], object] = lambda run: None,
+    check: Callable[[Run], object] = lambda run: None,
     fresh: bool = False,
     parent_run_id: str | None = None,
 ) -> Outcome:
@@ -113,7 +113,7 @@ def conduct(
 
 
 def _conduct(
-    run: TrainRun, manifest: Manifest, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None
+    run: Run, manifest: Manifest, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None
 ) -> Outcome:
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
@@ -136,7 +136,7 @@ def _conduct(
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
-def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
+def prepare(run: R) -> tuple[R, Manifest]:
     """Make every path absolute, and check all that can be checked before anything starts.
 
     Raises:
@@ -151,9 +151,9 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
     data = run.data.model_copy(update={"manifest": tuple(named)})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
-    run = run.model_copy(update={"data": data, "results": str(results), "init": init})
+    run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
-    if truth_grid(run.masking, run.grid) is not None:
+    if run.truth_grid is not None:
         require_truth(manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
@@ -170,7 +170,7 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     return run, manifest
 
 
-def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
@@ -183,7 +183,7 @@ def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
         )
 
 
-def _check_cache(run: TrainRun, videos: Manifest) -> None:
+def _check_cache(run: Run, videos: Manifest) -> None:
     workers = max(1, run.cluster.num_workers)
     needed = frames_gib(videos) * workers
     if run.data.cache == "memory" and needed > run.data.cache_gib:
@@ -208,7 +208,7 @@ def _checkpoint_of(init: Path) -> Path:
     return folder
 
 
-def results_root(run: TrainRun) -> Path:
+def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
@@ -235,7 +235,7 @@ def absolute(path: str, knob: str) -> str:
     return str(expanded.absolute())
 
 
-def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
+def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
     """Return the folder of the run, and the checkpoint it is resumed from; the caller holds the run's name.
 
     An unfinished run of the same name with a checkpoint is resumed; otherwise the next number is taken.
@@ -263,7 +263,7 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
     return folder, None
 
 
-def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
+def find_finished(run: Run, manifest: Manifest) -> Path | None:
     """Return the folder of a finished run of this name, these settings and these videos; None when there is none."""
     assert run.results is not None
     root = Path(run.results) / run.name
@@ -275,7 +275,7 @@ def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
     return None
 
 
-def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
+def _open(run: Run, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     tracking = run.tracking
     if tracking.run_name is None:
@@ -291,7 +291,7 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
         ),
         run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
         parent_run_id=parent_run_id,
-        tags={"tats.folder": str(folder), "tats.visible": run.masking.visible.kind},
+        tags={"tats.folder": str(folder), **run.tags},
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
     return handle
@@ -300,18 +300,27 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
 def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:
     """Record how a run ended."""
     write_status(folder, status, handle)
-    close_record(handle, status, reason=reason)
+    close_record(handle, status, reason=reason, tags=_identity_tags(folder))
 
 
-def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
+def _identity_tags(folder: Path) -> dict[str, str]:
+    """Return what others name the modules of the newest checkpoint by, as tags."""
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    named = {} if checkpoint is None else checkpoint_identity(checkpoint)
+    return {f"tats.{name}": value for name, value in named.items()}
+
+
+def close_record(
+    handle: RunHandle, status: Ending, *, reason: str | None = None, tags: Mapping[str, str] | None = None
+) -> None:
     """Close an MLflow run; a store that is away by now changes nothing about how it ended."""
     try:
-        end_run(handle, status=status, reason=reason)
+        end_run(handle, status=status, reason=reason, tags=tags)
     except TrackingError as error:
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
 
-def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) -> None:
+def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None:
     """Record runs as KILLED whose processes were killed; one that finished after all is left as it is.
 
     Args:
@@ -328,13 +337,13 @@ def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) ->
             _end(folder, "KILLED", _handle_of(run, folder))
 
 
-def _handle_of(run: TrainRun, folder: Path) -> RunHandle:
+def _handle_of(run: Run, folder: Path) -> RunHandle:
     assert run.results is not None
     uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
     return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="")
 
 
-def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
+def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> None:
     changed = _changed(run, folder, status, manifest)
     if changed:
         raise ConfigError(
@@ -343,9 +352,9 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
         )
 
 
-def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> list[str]:
+def _changed(run: Run, folder: Path, status: dict, manifest: Manifest) -> list[str]:
     """Say which settings that matter for what is learnt a run does not share with the one in a folder."""
-    before = flatten(read_run(folder / "run.yaml").model_dump(mode="json"))
+    before = flatten(read_run(folder / "run.yaml", type(run)).model_dump(mode="json"))
     now = flatten(run.model_dump(mode="json"))
     changed = [
         f"{path} was {before.get(path)!r}, is {now.get(path)!r}"

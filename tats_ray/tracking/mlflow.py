@@ -104,13 +104,20 @@ def open_run(
 
 
 @_undisturbed
-def end_run(handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str | None = None) -> None:
+def end_run(
+    handle: RunHandle,
+    *,
+    status: Literal["FINISHED", "FAILED", "KILLED"],
+    reason: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Close a run with its true end; called by the driver, whatever became of the workers.
 
     Args:
         handle: The run.
         status: How it ended.
         reason: Why it failed; recorded as the tag ``tats.error``.
+        tags: What is known of it at its end only.
 
     Raises:
         TrackingError: The store does not answer within seconds; the run stays as it was.
@@ -119,6 +126,8 @@ def end_run(handle: RunHandle, *, status: Literal["FINISHED", "FAILED", "KILLED"
         client = MlflowClient(handle.uri)
         if reason is not None:
             client.set_tag(handle.run_id, "tats.error", without_credentials(reason))
+        for name, value in (tags or {}).items():
+            client.set_tag(handle.run_id, name, value)
         client.set_terminated(handle.run_id, status)
 
 
