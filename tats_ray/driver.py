@@ -11,15 +11,17 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
+from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
@@ -27,10 +29,10 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
-from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.interruption import Ending, politely, recorded, terminable
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
-from tats_ray.tracking.mlflow import end_run, open_run
+from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
 from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
@@ -127,12 +129,15 @@ def _conduct(
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
     with recorded(lambda ending, reason: _end(folder, ending, handle, reason=reason)):
+        send_left_over(handle.uri, results_root=results_root(run))
         try:
-            execute(launch)
+            with politely(partial(_stopping, folder, handle)) as interrupt:
+                execute(launch)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise RunFailedError(_record_failure(folder, error)) from error
+    interrupt()  # it came too late for this run, but not for what this run is a part of
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
@@ -283,6 +288,7 @@ def _open(run: Run, manifest: Manifest, folder: Path, *, resumed: bool, parent_r
     handle = open_run(
         tracking,
         results_root=Path(run.results),
+        folder=folder,
         params=run.model_dump(mode="json"),
         dataset=DatasetRecord(
             name="+".join(PurePosixPath(part.name).stem for part in manifest.parts),
@@ -291,31 +297,39 @@ def _open(run: Run, manifest: Manifest, folder: Path, *, resumed: bool, parent_r
         ),
         run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
         parent_run_id=parent_run_id,
-        tags={"tats.folder": str(folder), **run.tags},
+        tags={"tats.kind": "run", "tats.folder": str(folder), **run_tags(run)},
+        description=describe_run(run, num_videos=len(manifest)),
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
     return handle
 
 
+def _stopping(folder: Path, handle: RunHandle) -> None:
+    """Say that a run was asked to stop, and record it: who asks may kill us before we have left."""
+    Console(stderr=True).print(
+        "stopping at the next step that leaves a whole checkpoint; a second Ctrl-C stops at once",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _end(folder, "KILLED", handle)
+
+
 def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:
     """Record how a run ended."""
     write_status(folder, status, handle)
-    close_record(handle, status, reason=reason, tags=_identity_tags(folder))
-
-
-def _identity_tags(folder: Path) -> dict[str, str]:
-    """Return what others name the modules of the newest checkpoint by, as tags."""
+    close_record(handle, status, reason=reason)
     checkpoint = latest_checkpoint(folder / "checkpoints")
-    named = {} if checkpoint is None else checkpoint_identity(checkpoint)
-    return {f"tats.{name}": value for name, value in named.items()}
+    if checkpoint is not None and (named := checkpoint_identity(checkpoint)):
+        try:
+            tag_run(handle, {f"tats.{module}": name for module, name in named.items()})
+        except TrackingError as error:
+            _logger.warning("MLflow run %s lacks the names of its modules: %s", handle.run_id, error)
 
 
-def close_record(
-    handle: RunHandle, status: Ending, *, reason: str | None = None, tags: Mapping[str, str] | None = None
-) -> None:
+def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
     """Close an MLflow run; a store that is away by now changes nothing about how it ended."""
     try:
-        end_run(handle, status=status, reason=reason, tags=tags)
+        end_run(handle, status=status, reason=reason)
     except TrackingError as error:
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
@@ -340,7 +354,7 @@ def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None
 def _handle_of(run: Run, folder: Path) -> RunHandle:
     assert run.results is not None
     uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
-    return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="")
+    return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="", folder=folder)
 
 
 def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> None:

@@ -23,6 +23,7 @@ from tats_ray.comparison.diagnostics import random_mask_errors
 from tats_ray.comparison.judging import Missing, Scored
 from tats_ray.comparison.plan import Comparison, Plan, PlannedRun, described
 from tats_ray.comparison.report import Report, write_report
+from tats_ray.config.labels import describe_comparison
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest
@@ -204,13 +205,21 @@ def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:
     status = read_status(newest)
     same = status.get("status") not in (None, "FINISHED") and (newest / PLAN).read_text() == description
     folder = newest if same else new_folder(base, comparison.name)
+    name = f"{comparison.name}-{folder.name}"
     with abandoned(None if same else folder):
         (folder / PLAN).write_text(description)
         handle = open_run(
-            base.tracking.model_copy(update={"run_name": f"{comparison.name}-{folder.name}"}),
+            base.tracking.model_copy(update={"run_name": name}),
             results_root=Path(base.results),
+            folder=folder,
             params=base.model_dump(mode="json"),
-            tags={"tats.comparison": comparison.name, "tats.folder": str(folder)},
+            tags={"tats.kind": "comparison", "tats.comparison": name, "tats.folder": str(folder)},
+            description=describe_comparison(
+                base,
+                arms=[arm.name for arm in comparison.arms],
+                ratios=comparison.ratios,
+                seeds=comparison.seeds,
+            ),
             run_id=status["mlflow_run_id"] if same else None,
         )
         write_status(folder, "RUNNING", handle)

@@ -6,8 +6,6 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -77,21 +75,6 @@ def start_ray(num_cpus: int | None = None) -> None:
 def node_resources() -> list[dict[str, float]]:
     """Return what each machine of the cluster has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
-    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def machines_without(folder: Path) -> list[str]:

@@ -14,9 +14,10 @@ from ray import tune
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from tats_ray.cluster.context import Board, ProgressBoard
+from tats_ray.cluster.context import make_board
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.train import check_cluster, fit, run_on_ray
+from tats_ray.config.labels import describe_sweep
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import close_record, conduct, end_as_killed, prepare
@@ -95,8 +96,10 @@ def _open(space: SearchSpace, base: TrainRun, folder: Path, *, name: str) -> Run
     return open_run(
         base.tracking.model_copy(update={"run_name": name}),
         results_root=Path(base.results),
+        folder=folder,
         params={**base.model_dump(mode="json"), "sweep": {key: str(domain) for key, domain in space.domains.items()}},
-        tags={"tats.sweep": space.name, "tats.folder": str(folder)},
+        tags={"tats.kind": "sweep", "tats.sweep": name, "tats.folder": str(folder)},
+        description=describe_sweep(base, knobs=list(space.domains), metric=space.metric, mode=space.mode),
     )
 
 
@@ -189,8 +192,7 @@ def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id:
 def fit_quietly(launch: Launch) -> None:
     """Train on Ray Train from inside a task, without a bar."""
     start_ray()
-    board: Board = ProgressBoard.remote()
-    fit(launch, board)
+    fit(launch, make_board())
 
 
 def _write_table(space: SearchSpace, trials: list[TrialResult], path: Path) -> Path:

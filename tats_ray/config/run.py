@@ -87,11 +87,6 @@ class Run(BaseModel, ABC):
         """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
         return None
 
-    @property
-    @abstractmethod
-    def tags(self) -> Mapping[str, str]:
-        """What the record of a run is found by, beside its settings."""
-
     @abstractmethod
     def build_method(self, *, total_steps: int) -> Method:
         """Build the modules, initialised from torch's global generator, and the method around them.
@@ -181,11 +176,6 @@ class TrainRun(Run):
     def truth_grid(self) -> TokenGrid | None:
         """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
         return truth_grid(self.masking, self.grid)
-
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """Kind of the sampler."""
-        return {"tats.visible": self.masking.visible.kind}
 
     def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
         """Build the masked autoencoder and its sampler."""

@@ -42,11 +42,6 @@ class TokenizerRun(Run):
             patch_size=self.tokenizer.patch_size,
         )
 
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """What is trained."""
-        return {"tats.trains": "tokenizer"}
-
     def build_method(self, *, total_steps: int) -> TokenizerTraining:
         """Build the tokenizer, and what judges it."""
         return build_tokenizer(self.tokenizer, self.losses, grid=self.grid, total_steps=total_steps)

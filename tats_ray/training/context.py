@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tats_ray.interruption import stop_asked
 from tats_ray.tracking.progress import ProgressState
 
 
@@ -37,6 +38,10 @@ class WorkerContext(Protocol):
         """Tell the launcher of a complete checkpoint; called by all workers."""
         ...
 
+    def stopping(self) -> bool:
+        """Say whether this worker knows that the run should stop; asked once a step, must not block."""
+        ...
+
 
 class LocalContext:
     """One process, alone."""
@@ -59,6 +64,10 @@ class LocalContext:
 
     def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Nobody to tell."""
+
+    def stopping(self) -> bool:
+        """Say whether a signal asked this process to stop."""
+        return stop_asked()
 
 
 class DistributedContext(LocalContext):
