@@ -85,6 +85,10 @@ class MaskedAutoencoding:
         scorer = self.update.scorer
         return {"autoencoder": self.autoencoder} | ({} if scorer is None else {self.update.kind: scorer})
 
+    def identity(self) -> Mapping[str, str]:
+        """Nobody refers to these weights but by their files."""
+        return {}
+
     def trainables(self) -> Mapping[str, nn.Module]:
         """The autoencoder, with the scorer in it when both share one loss, and the sampler when it learns apart."""
         scorer = self.update.scorer
