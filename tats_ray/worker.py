@@ -18,7 +18,7 @@ from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.held_out import is_labelled, load_held_out, load_probe_clips
 from tats_ray.masking.tats import TATSConfig
-from tats_ray.methods.build import build_method, training_flops, truth_grid, visible_rule
+from tats_ray.methods.build import build_method, mask_planner, training_flops, truth_grid
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
@@ -155,14 +155,14 @@ def describe(run: TrainRun) -> dict[str, str]:
             run.model, run.masking, grid=run.grid, total_steps=1, global_batch=run.training.global_batch, seed=run.seed
         )
     grid = run.grid
-    visible = visible_rule(run.masking, grid).count
+    planner = mask_planner(run.masking, grid)
     counted = {name: sum(p.numel() for p in module.parameters()) for name, module in method.modules().items()}
     encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
     flops = training_flops(run.model, run.masking, grid=grid)
     facts = {
         "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
-        "visible tokens": f"{visible:,}",
-        "target tokens": f"{grid.num_tokens - visible:,}",
+        "visible tokens": f"{planner.rule.count:,}",
+        "target tokens": f"{planner.target.count:,}",
         "parameters, encoder": f"{encoder:,}",
     }
     facts |= {f"parameters, {name}": f"{number:,}" for name, number in counted.items()}
@@ -196,7 +196,7 @@ def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoen
 def _flops_by_stage(run: TrainRun) -> Callable[[str], float]:
     """Return the FLOPs of one clip's training step by stage: TATS's sampler takes no part in the first."""
     flops = training_flops(run.model, run.masking, grid=run.grid)
-    return lambda stage: flops["autoencoder"] + (0 if stage == "random" else flops["sampler"])
+    return lambda stage: flops["autoencoder"] + flops["importance"] + (0 if stage == "random" else flops["sampler"])
 
 
 def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
