@@ -297,7 +297,7 @@ def _run_trials(begun: _Begun) -> None:
     total = (options.trials or 0) * len(options.seeds) if suggested else len(begun.plan.trials)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(begun.plan.name, total=total, completed=len(settled))
-        recorder = Recorder(begun.journal, options.scheduler, progress=progress, task=task)
+        recorder = Recorder(begun.journal, options.scheduler, metric=begun.space.metric, progress=progress, task=task)
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SweepTrial, sweep=begun.told), _resources(base)),
             param_space={} if suggested else {"trial": tune.grid_search([vars(planned) for planned in waiting])},
