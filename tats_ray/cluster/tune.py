@@ -37,7 +37,7 @@ from tats_ray.sweeping.journal import Journal, Options, Plan, Planned
 from tats_ray.sweeping.report import Question, Report, write_report
 from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.mlflow import MlflowTracker, open_run
+from tats_ray.tracking.mlflow import MlflowTracker, open_run, tag_run
 from tats_ray.tracking.provenance import provenance_tags
 from tats_ray.training.state import latest_checkpoint
 
@@ -350,7 +350,8 @@ def _memory(run: TrainRun) -> float:
 
 def _collect(begun: _Begun) -> list[Trial]:
     """Return all trials with what they measured, in the order of the plan; close the records of those cut short."""
-    end_as_killed(begun.base, _running(begun.base, begun.plan.name), patience=KILL_SECONDS)
+    cut_short = _running(begun.base, begun.plan.name)
+    end_as_killed(begun.base, cut_short, patience=KILL_SECONDS)
     ended = begun.journal.ended()
     trials = []
     for planned in begun.plan.trials:
@@ -358,6 +359,9 @@ def _collect(begun: _Begun) -> list[Trial]:
         folder = newest_folder(_named(begun.base, f"{begun.plan.name}-{planned.name}"))
         if folder is not None:
             trial = replace(trial, folder=str(folder), run_id=read_status(folder).get("mlflow_run_id"))
+        if folder in cut_short and trial.run_id and trial.reason:
+            tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
+            tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
         trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
         begun.journal.end(trial)
         trials.append(trial)
