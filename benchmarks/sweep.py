@@ -61,7 +61,7 @@ def _watch(decided: dict[str, float]) -> None:
     """Note when Tune decides to start each trial."""
 
     def on_trial_start(self: Recorder, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        decided[trial.config["trial"]["name"]] = time.time()
+        decided[str(trial)] = time.time()
 
     Recorder.on_trial_start = on_trial_start  # type: ignore[method-assign]
 

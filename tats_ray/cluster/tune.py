@@ -4,7 +4,6 @@ import hashlib
 import logging
 import shlex
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from tats_ray.config.overrides import change, flatten, validated
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import FREE_TO_CHANGE, close_record, conduct, end_as_killed, prepare, total_steps
 from tats_ray.interruption import Ending, recorded, terminable
-from tats_ray.run_folder import abandoned, alone, is_held, new_folder, read_status, write_status
+from tats_ray.run_folder import abandoned, alone, new_folder, read_status, write_status
 from tats_ray.sweeping.acting import why_it_cannot_act
 from tats_ray.sweeping.collect import with_measurements
 from tats_ray.sweeping.fitting import why_it_cannot_fit
@@ -43,8 +42,6 @@ from tats_ray.training.state import latest_checkpoint
 
 KILL_SECONDS = 10.0
 """How long an interrupted sweep waits for the processes of its trials to go."""
-ORPHAN_SECONDS = 60.0
-"""How long a resumed sweep waits for processes that a killed driver left."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,6 @@ def _resume(space: SearchSpace, run: TrainRun, name: str) -> _Begun:
     base = validated(plan.base)
     _check_same(space, plan, change(run, space.fixed.items()), base, name=name)
     check_cluster(base)
-    _await_orphans(base, plan.name)
     handle = _open(space, base, plan, folder, run_id=read_status(folder)["mlflow_run_id"])
     return _Begun(space, plan, base, journal, handle, _memory(base))
 
@@ -235,14 +231,6 @@ def _check_same(space: SearchSpace, plan: Plan, run: TrainRun, base: TrainRun, *
             f"--resume {name}: the sweep was started differently: {'; '.join(changed)}. Repeat its settings to resume "
             f"it, or leave --resume out to start another"
         )
-
-
-def _await_orphans(base: TrainRun, name: str) -> None:
-    """Wait until the processes of a driver that was killed are gone, which hold the names of its trials."""
-    until = time.monotonic() + ORPHAN_SECONDS
-    for folder in _running(base, name):
-        while is_held(_named(base, folder.parent.name)) and time.monotonic() < until:
-            time.sleep(0.2)
 
 
 def _in_words(space: SearchSpace) -> dict[str, str]:
@@ -313,8 +301,9 @@ def _run_trials(begun: _Begun) -> None:
                 ),
                 num_samples=total if suggested else 1,
                 max_concurrent_trials=concurrent_trials(base, ray.cluster_resources()["CPU"]),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: f"{trial.config['trial']['name']}-{trial.trial_id}",
+                reuse_actors=options.scheduler != "pbt",  # which pauses trials: a process kept would keep their names
+                trial_name_creator=_name_of,
+                trial_dirname_creator=lambda trial: f"{_name_of(trial)}-{trial.trial_id}",
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -325,6 +314,11 @@ def _run_trials(begun: _Begun) -> None:
                 failure_config=tune.FailureConfig(max_failures=base.cluster.max_failures),
             ),
         ).fit()
+
+
+def _name_of(trial: Any) -> str:
+    """Return our name of a trial that Tune just made."""
+    return trial.config["trial"]["name"]
 
 
 def _as_it_is_now(begun: _Begun, planned: Planned) -> Planned:
@@ -359,7 +353,7 @@ def _collect(begun: _Begun) -> list[Trial]:
         folder = newest_folder(_named(begun.base, f"{begun.plan.name}-{planned.name}"))
         if folder is not None:
             trial = replace(trial, folder=str(folder), run_id=read_status(folder).get("mlflow_run_id"))
-        if folder in cut_short and trial.run_id and trial.reason:
+        if trial.run_id and trial.reason and (trial.status == "stopped" or folder in cut_short):
             tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
             tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
         trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
