@@ -21,13 +21,13 @@ from tats_ray.cluster.train import fit
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare, total_steps
+from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare
 from tats_ray.run_folder import is_held, next_number, read_status
 from tats_ray.sweeping.journal import Journal, Planned, Segment
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
 from tats_ray.training.context import LocalContext
 from tats_ray.training.state import checkpoint_step
-from tats_ray.worker import SUMMARY, Launch, own_decoders, run_training
+from tats_ray.worker import SUMMARY, Launch, own_decoders, run_training, total_steps
 
 SEGMENT = "sweep/segment"
 CLONED = "clone.json"

@@ -16,10 +16,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray import tune
 
+from tats_ray.cluster import sweep_start
 from tats_ray.cluster import tune as sweeps
 from tats_ray.cluster.search_space import SearchSpace
+from tats_ray.cluster.sweep_start import warm_checkpoint
 from tats_ray.cluster.trial import SweepTrial
-from tats_ray.cluster.tune import SweepResult, sweep, warm_checkpoint
+from tats_ray.cluster.tune import SweepResult, sweep
 from tats_ray.config.error import ConfigError
 from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
@@ -185,7 +187,7 @@ def test_the_warm_checkpoint_is_trained_once_for_each_seed(
     swept: Swept, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = {run.data.params["seed"]: run.data.params["init"] for run in children(client, swept.result.handle.run_id)}
-    monkeypatch.setattr(sweeps, "conduct", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr(sweep_start, "conduct", lambda *_, **__: pytest.fail("it was trained again"))
     for seed in SEEDS:
         found = warm_checkpoint(swept.space, swept.run.model_copy(update={"seed": seed}))
         assert str(found) == began[str(seed)]
@@ -197,7 +199,7 @@ def test_the_warm_checkpoint_is_trained_once_for_each_seed(
 def test_what_cannot_fit_is_pruned_before_it_starts(
     swept: Swept, run_of: Callable[..., TrainRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "_memory", lambda run: 1000.0)
+    monkeypatch.setattr(sweep_start, "_memory", lambda run: 1000.0)
     space = SearchSpace("large", "tiny", METRIC, "min", domains={RATE: tune.choice([GOOD])})
     (trial,) = sweep(space, run_of(training__steps=4)).trials
     assert trial.status == "pruned"
