@@ -173,8 +173,9 @@ def prepare(run: R) -> tuple[R, Manifest]:
     manifest = Manifest.read_all(named)
     if run.truth_grid is not None:
         require_truth(manifest)
-    videos = _training_videos(run, manifest)
-    _check_goes_on(run, last=total_steps(run, manifest))
+    rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
+    videos = manifest.select(rows)
+    _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0:
@@ -187,25 +188,15 @@ def prepare(run: R) -> tuple[R, Manifest]:
     return run, manifest
 
 
-def total_steps(run: Run, manifest: Manifest) -> int:
-    """Return the training steps of a run."""
-    return run.total_steps(epoch_length(_training_videos(run, manifest).parts))
-
-
-def _training_videos(run: Run, manifest: Manifest) -> Manifest:
-    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
-    return manifest.select(rows)
-
-
-def _check_goes_on(run: Run, *, last: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
         raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
     step = checkpoint_step(Path(run.init))
-    if step >= last:
+    if step >= total_steps:
         raise ConfigError(
-            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {last}; "
+            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
             f"raise training.steps (or training.epochs) above it"
         )
 
