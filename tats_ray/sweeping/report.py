@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -40,6 +40,8 @@ class Question:
     at: At = "steps"
     shown: Sequence[str] = ()
     """Further metrics in the table."""
+    starts: Mapping[int, str | None] = field(default_factory=dict)
+    """Checkpoint that the trials of a seed started from, where it differs between seeds; else it is ``base``'s."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def write_report(
     if best is not None and ranking.best is not None:
         best.write_text(_best_yaml(question, ranking.best))
     charts = _charts(question, ranking, folder)
+    rows = [_row(question, one, parent) for one in ranking.configurations]
     content = {
         "question": question,
         "said": said,
@@ -98,7 +101,8 @@ def write_report(
         "headings": [_heading(knob, question.knobs) for knob in question.knobs],
         "metric": _heading(question.metric.replace("/", "."), ()),
         "shown": [_heading(name.replace("/", "."), ()) for name in question.shown],
-        "rows": [_row(question, one, parent) for one in ranking.configurations],
+        "rows": rows,
+        "several_steps": len({row["step"] for row in rows}) > 1,
         "left_out": _left_out_rows(ranking, parent),
         "charts": [(chart.name, title) for chart, title in charts],
         "best": None if best is None else best.read_text(),
@@ -121,7 +125,9 @@ def write_report(
 def best_run(question: Question, best: Configuration) -> TrainRun:
     """Return the first trial of a configuration as a run of its own: same knobs, same seed, same start."""
     seed = next(iter(best.scores))
-    return change(question.base, [*best.knobs.items(), ("seed", seed), ("name", f"{question.name}-best")])
+    start = question.starts.get(seed, question.base.init)
+    own = [("seed", seed), ("init", start), ("name", f"{question.name}-best")]
+    return change(question.base, [*best.knobs.items(), *own])
 
 
 def _best_yaml(question: Question, best: Configuration) -> str:
