@@ -11,7 +11,8 @@ import pytest
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.recipes import recipe
-from tats_ray.sweeping.report import Question, Report, write_report
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.report import Report, write_report
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.sweeping.verdict import two_best
 from tats_ray.tracking.base import RunHandle

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tats_ray.tracking.sweep_charts import Dot, Scale, coordinates_chart, cost_chart, knobs_chart
+from tats_ray.tracking.knob_scale import Scale
+from tats_ray.tracking.sweep_charts import Dot, coordinates_chart, cost_chart, knobs_chart
 
 
 def test_numbers_lie_by_size() -> None:
