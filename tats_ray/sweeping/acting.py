@@ -33,7 +33,8 @@ def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = 
     if not of_sampler or _kind(trial, of_sampler, kind) != "tats":
         return None  # other samplers draw from the first step on
     steps = trial.metrics.get("step", trial.curve[-1].step if trial.curve else 0)
-    if not trial.metrics.get(POLICY_ON, steps) < steps:
+    was_on = trial.metrics.get(POLICY_ON, steps) < steps
+    if not was_on and CLIPFRAC not in trial.metrics:  # ratios are measured of a policy that is on alone
         few = _few(of_sampler)
         return f"its sampler was never on in {steps:.0f} steps, so it trained on random masks, without effect of {few}"
     if CLIP not in knobs:

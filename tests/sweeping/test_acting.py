@@ -32,6 +32,12 @@ def test_a_sampler_that_was_never_on() -> None:
     assert inactive_reason(ended(knobs, sampler__policy_on_step=199.0), knobs) is None
 
 
+def test_a_sampler_that_another_run_switched_on() -> None:
+    """A run that takes over a training whose policy is on logs no switch; but it has ratios."""
+    knobs = {f"{PPO}temperature": 0.5}
+    assert inactive_reason(ended(knobs, ppo__clipfrac=0.0), knobs) is None
+
+
 def test_knobs_of_others_act_without_a_sampler() -> None:
     knobs = {"optim.weight_decay": 0.1, "masking.mask_ratio": 0.9}
     assert inactive_reason(ended(knobs), knobs, kind="tats") is None
