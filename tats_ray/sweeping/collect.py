@@ -32,8 +32,8 @@ def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
     flops = dict(read_metric(handle, FLOPS))
     curve = [Point(step, flops[step], value) for step, value in read_metric(handle, metric) if step in flops]
     metrics = _measured(Path(trial.folder))
-    if POLICY_ON not in metrics:  # of one that a scheduler stopped, which has no summary
-        metrics |= {POLICY_ON: on for _, on in read_metric(handle, POLICY_ON)}
+    if POLICY_ON not in metrics and (switched := read_metric(handle, POLICY_ON)):
+        metrics[POLICY_ON] = switched[0][1]  # of one that a scheduler stopped, which has no summary
     if clipped := [value for _, value in read_metric(handle, CLIPFRAC)]:
         metrics[CLIPFRAC] = fmean(clipped)
     return replace(trial, metrics=metrics, curve=curve)
