@@ -100,8 +100,8 @@ def _of_ppo(config: TATSConfig) -> Iterator[tuple[str, str]]:
     if ppo.update_epochs == 2 and ppo.rollout_steps == 1:
         yield (
             f"{PPO}target_kl",
-            f"with {PPO}rollout_steps=1 the first pass is one step, before which the divergence is 0, and the second of "
-            f"{PPO}update_epochs=2 is the last",
+            f"with {PPO}rollout_steps=1 the first pass is one step, before which nothing has diverged, and the second "
+            f"is the last ({PPO}update_epochs=2)",
         )
     if config.objective == "regress":
         yield CLIP, f"{SAMPLER}objective=regress has no ratio, so nothing is clipped"
