@@ -17,7 +17,7 @@ from tats_ray.sweeping.tables import write_summary, write_trials
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.sweeping.verdict import described, sentences, shown, with_spread
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.store import run_page
+from tats_ray.tracking.store import run_page, without_credentials
 from tats_ray.tracking.sweep_charts import Dot, coordinates_chart, cost_chart, knobs_chart
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def write_report(
         parent: Record of the sweep, beside which the trials' lie; links lead there where a server keeps it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trials = list(trials)
+    trials = [replace(one, reason=None if one.reason is None else without_credentials(one.reason)) for one in trials]
     ranking = rank(
         trials,
         metric=question.metric,
@@ -88,7 +88,7 @@ def write_report(
         "charts": [(chart.name, title) for chart, title in charts],
         "best": None if best is None else best.read_text(),
         "changed": "" if ranking.best is None else described(ranking.best.knobs),
-        "facts": facts,
+        "facts": {name: without_credentials(text) for name, text in facts.items()},
     }
     pages = Environment(
         loader=PackageLoader("tats_ray.sweeping"),
@@ -120,7 +120,7 @@ def _best_yaml(question: Question, best: Configuration) -> str:
     ]
     if run.init is not None:
         lines.append("It starts from the checkpoint that the sweep's trials started from; init=null starts anew.")
-    return "".join(f"# {line}\n" for line in lines) + to_yaml(run)
+    return "".join(f"# {line}\n" for line in lines) + without_credentials(to_yaml(run))
 
 
 def _charts(question: Question, ranking: Ranking, folder: Path) -> list[tuple[Path, str]]:

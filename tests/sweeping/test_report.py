@@ -162,6 +162,16 @@ def test_a_sweep_without_a_result_still_has_a_page(tmp_path: Path) -> None:
     assert "91 GiB" in report.html.read_text()
 
 
+def test_no_file_holds_a_password(tmp_path: Path) -> None:
+    uri = "postgresql://me:hunter2@host/runs"
+    failed = Trial("c1", TRIALS[4].knobs, 1, "failed", f"cannot reach {uri}")
+    secretive = replace(QUESTION, base=change(BASE, [("tracking.uri", uri)]))
+    facts = {"command": f"python a.py tracking.uri={uri}"}
+    report = write_report(secretive, [*TRIALS[:4], failed], tmp_path, facts=facts, parent=RunHandle(uri, "a", "b"))
+    assert "postgresql://host/runs" in report.html.read_text()
+    assert all(b"hunter2" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
