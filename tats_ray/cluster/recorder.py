@@ -12,8 +12,11 @@ from tats_ray.sweeping.trials import Trial, TrialStatus
 class Recorder(tune.Callback):
     """Called by Tune in the driver's process."""
 
-    def __init__(self, journal: Journal, scheduler: SchedulerName, *, progress: Progress, task: TaskID) -> None:
+    def __init__(
+        self, journal: Journal, scheduler: SchedulerName, *, metric: str, progress: Progress, task: TaskID
+    ) -> None:
         self._journal = journal
+        self._metric = metric
         self._scheduler = scheduler
         self._progress = progress
         self._task = task
@@ -51,8 +54,17 @@ class Recorder(tune.Callback):
 
     def _end(self, trial: Any, status: TrialStatus, reason: str | None) -> None:
         planned = Planned(**trial.config["trial"])
-        folder = (trial.last_result or {}).get("folder")
-        self._journal.end(Trial(planned.name, planned.knobs, planned.seed, status=status, reason=reason, folder=folder))
+        last = trial.last_result or {}
+        self._journal.end(
+            Trial(
+                planned.name,
+                planned.knobs,
+                planned.seed,
+                status=status,
+                reason=reason,
+                metrics={self._metric: last[self._metric]} if self._metric in last else {},
+            )
+        )
         self._progress.update(self._task, advance=1)
 
 

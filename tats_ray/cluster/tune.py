@@ -34,10 +34,11 @@ from tats_ray.sweeping.acting import why_it_cannot_act
 from tats_ray.sweeping.collect import with_measurements
 from tats_ray.sweeping.fitting import why_it_cannot_fit
 from tats_ray.sweeping.journal import Journal, Options, Plan, Planned
-from tats_ray.sweeping.report import Question, Report, write_report
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.report import Report, write_report
 from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.mlflow import MlflowTracker, open_run
+from tats_ray.tracking.mlflow import MlflowTracker, open_run, tag_run
 from tats_ray.tracking.provenance import provenance_tags
 from tats_ray.training.state import latest_checkpoint
 
@@ -297,7 +298,7 @@ def _run_trials(begun: _Begun) -> None:
     total = (options.trials or 0) * len(options.seeds) if suggested else len(begun.plan.trials)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(begun.plan.name, total=total, completed=len(settled))
-        recorder = Recorder(begun.journal, options.scheduler, progress=progress, task=task)
+        recorder = Recorder(begun.journal, options.scheduler, metric=begun.space.metric, progress=progress, task=task)
         tune.Tuner(
             tune.with_resources(tune.with_parameters(SweepTrial, sweep=begun.told), _resources(base)),
             param_space={} if suggested else {"trial": tune.grid_search([vars(planned) for planned in waiting])},
@@ -350,7 +351,8 @@ def _memory(run: TrainRun) -> float:
 
 def _collect(begun: _Begun) -> list[Trial]:
     """Return all trials with what they measured, in the order of the plan; close the records of those cut short."""
-    end_as_killed(begun.base, _running(begun.base, begun.plan.name), patience=KILL_SECONDS)
+    cut_short = _running(begun.base, begun.plan.name)
+    end_as_killed(begun.base, cut_short, patience=KILL_SECONDS)
     ended = begun.journal.ended()
     trials = []
     for planned in begun.plan.trials:
@@ -358,6 +360,9 @@ def _collect(begun: _Begun) -> list[Trial]:
         folder = newest_folder(_named(begun.base, f"{begun.plan.name}-{planned.name}"))
         if folder is not None:
             trial = replace(trial, folder=str(folder), run_id=read_status(folder).get("mlflow_run_id"))
+        if folder in cut_short and trial.run_id and trial.reason:
+            tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
+            tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
         trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
         begun.journal.end(trial)
         trials.append(trial)
@@ -371,7 +376,8 @@ def _report(begun: _Begun, trials: list[Trial]) -> Report:
         name=space.name,
         metric=space.metric,
         mode=space.mode,
-        base=begun.base.model_copy(update={"init": begun.plan.starts[str(options.seeds[0])]}),
+        base=begun.base,
+        starts={int(seed): start for seed, start in begun.plan.starts.items()},
         knobs=tuple(space.domains),
         logarithmic=[path for path, domain in space.domains.items() if is_logarithmic(domain, path)],
         at=options.rank_at,
