@@ -184,7 +184,7 @@ def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, lim
             y = min(max(dot.value, low), high)
             axes.plot(
                 middle + beside, y, marker=marker, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0,
-                zorder=3 + dot.best, clip_on=not beyond,
+                zorder=3 + dot.best, clip_on=not beyond, in_layout=False,
             )  # fmt: skip
         if few and len(group) > 1:
             mean = min(max(float(np.mean([dot.value for dot in group])), low), high)
