@@ -6,6 +6,7 @@ from typing import assert_never
 
 from tats_ray.config.overrides import flatten
 from tats_ray.config.run import TrainRun
+from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.rl.choice import WITH_CLIP_VALUE
 from tats_ray.sweeping.trials import Trial
@@ -20,7 +21,7 @@ CLIPFRAC = "ppo/clipfrac"
 LEAST_CLIPFRAC = 0.01
 """A clip range that fewer ratios than this share ever leave is as good as none."""
 
-_TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in ("ppo.", "reward.", "switch.", "objective", "embed_dim"))
+_TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in TATSConfig.model_fields.keys() - AdaMAEConfig.model_fields.keys())
 
 
 def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = None) -> str | None:
