@@ -27,7 +27,8 @@ from tats_ray.interruption import Ending, recorded, terminable
 from tats_ray.run_folder import alone, read_status, write_status
 from tats_ray.sweeping.collect import with_measurements
 from tats_ray.sweeping.journal import Options, Planned
-from tats_ray.sweeping.report import Question, Report, write_report
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.report import Report, write_report
 from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
@@ -204,7 +205,8 @@ def _report(begun: Begun, trials: list[Trial]) -> Report:
         name=space.name,
         metric=space.metric,
         mode=space.mode,
-        base=begun.base.model_copy(update={"init": begun.plan.starts[str(options.seeds[0])]}),
+        base=begun.base,
+        starts={int(seed): start for seed, start in begun.plan.starts.items()},
         knobs=tuple(space.domains),
         logarithmic=[path for path, domain in space.domains.items() if is_logarithmic(domain, path)],
         at=options.rank_at,
