@@ -52,7 +52,7 @@ def record(base: TrainRun) -> Callable[..., RunHandle]:
 @pytest.fixture(scope="module")
 def client(base: TrainRun, record: Callable[..., RunHandle]) -> MlflowClient:
     """A store with a sweep of two trials, a comparison of one run, an evaluation of that, and a run that failed."""
-    adamae = change(base, [("masking.visible", {"kind": "adamae"}), ("masking.mask_ratio", 0.75)])
+    adamae = change(base, [("masking.visible.kind", "adamae"), ("masking.mask_ratio", 0.75)])
     good, bad = {"validation/random_mask_error": 0.6}, {"validation/random_mask_error": 0.9}
     run = {"tats.kind": "run"}
     sweep = record("sweep_mask_ratio-0001", tags={"tats.kind": "sweep", "tats.sweep": "sweep_mask_ratio-0001"})
@@ -116,7 +116,7 @@ def test_a_description_says_what_a_run_is(base: TrainRun) -> None:
     )
     text = describe_run(longer, num_videos=3)
     assert "encoder tiny (96 wide, 3 deep)" in text
-    assert "800 epochs of 4 clips, from 3 videos of train.parquet, seed 0, going on from `/runs/warm`." in text
+    assert "800 epochs in steps of 4 clips, from 3 videos of train.parquet, seed 0, going on from `/runs/warm`." in text
     assert describe_sweep(base, knobs=["seed"], metric="loss", mode="min").startswith(
         "Sweep over `seed`, min of `loss`; its trials are nested below it. They share: encoder 16 wide, 1 deep, clips"
     )

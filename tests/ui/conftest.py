@@ -98,7 +98,7 @@ def _family(run: TrainRun, results: Path) -> tuple[RunHandle, tuple[str, ...]]:
     names = []
     for kind, ratio in (("random", 0.8), ("adamae", 0.8), ("adamae", 0.6)):
         name = f"{kind}-{ratio:g}"
-        shorter = {"training.steps": 20, "masking.visible": {"kind": kind}, "masking.mask_ratio": ratio, "name": name}
+        shorter = {"training.steps": 20, "masking.visible.kind": kind, "masking.mask_ratio": ratio, "name": name}
         names.append(f"{name}-0001")
         conduct(change(run, shorter.items()), train, parent_run_id=sweep.run_id)
     end_run(sweep, status="FINISHED")
