@@ -26,6 +26,7 @@ from tats_ray.driver import RunFailedError
 from tats_ray.interruption import Stopped, stop_asked
 from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError
 from tats_ray.training.stepper import NotFiniteError
@@ -171,7 +172,7 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(stopped))
     except Exception as error:
         log = launch.folder / f"error.worker_{context.rank}.log"
-        log.write_text(traceback.format_exc())  # Ray shows the driver a snippet of it
+        log.write_text(without_credentials(traceback.format_exc()))  # Ray shows the driver a snippet of it
         if not _comes_from_a_loss(error):
             ray.get(board.fail.remote(_told(error, log)))
         raise
