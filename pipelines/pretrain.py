@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes a run that is not finished from its last checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     except Terminated:
-        print("terminated; the same command resumes a run that is not finished from its last checkpoint", file=sys.stderr)
+        print("terminated; the same command resumes from the last checkpoint", file=sys.stderr)
         return 143
     report(outcome)
     return 0

@@ -13,6 +13,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
+from tats_ray.cluster.gauges import Gauges
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
 
@@ -65,11 +66,12 @@ class LostWorkerError(Exception):
 
 
 class RayContext(DistributedContext):
-    """A worker of a TorchTrainer's group."""
+    """A worker of a TorchTrainer's group; ``run`` is what the run is called where it is watched."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, run: str) -> None:
         super().__init__(ray.train.torch.get_device())
         self._board = board
+        self._gauges = Gauges(run)
         self._asked_to_stop = board.asked_to_stop.remote()
 
     def all_reduce(self, tensor: Tensor) -> None:
@@ -91,7 +93,8 @@ class RayContext(DistributedContext):
             return super().all_gather(value)
 
     def progress(self, state: ProgressState) -> None:
-        """Write to the board without waiting for it."""
+        """Write to the board without waiting for it, and show the state to whoever watches the cluster."""
+        self._gauges.show(state)
         self._board.write.remote(state)
 
     def stopping(self) -> bool:
