@@ -103,12 +103,14 @@ def happen(cluster: Cluster, nodes: list[Any], folder: Path) -> None:
 
 def reached(folder: Path, step: int, *, workers: int) -> list[dict[str, Any]]:
     """Wait until so many workers have come to a step."""
-    while True:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
         notes = [json.loads(path.read_text() or "{}") for path in sorted(folder.glob(f"at_{step}_*.json"))]
         found = [note for note in notes if note.get("workers") == workers]
         if len(found) >= workers:
             return found
         time.sleep(0.1)
+    raise TimeoutError(f"nobody came to step {step}")
 
 
 if __name__ == "__main__":
