@@ -27,7 +27,7 @@ class ProgressBoard:
 
     def __init__(self) -> None:
         self.state: ProgressState | None = None
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.stop = asyncio.Event()
 
     async def ask_to_stop(self) -> None:
@@ -46,11 +46,11 @@ class ProgressBoard:
         """Return the last state; None before the first step."""
         return self.state
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Note an ending that trying again would not mend."""
         self.failure = error
 
-    def read_failure(self) -> Exception | None:
+    def read_failure(self) -> BaseException | None:
         """Return what went wrong; None if nothing did."""
         return self.failure
 

@@ -215,7 +215,7 @@ def _told(error: Exception, log: Path) -> Exception:
     return RunFailedError(f"{type(error).__name__}: {lines[-1] if lines else ''} (traceback: {log})")
 
 
-def _failure(board: Board) -> Exception | None:
+def _failure(board: Board) -> BaseException | None:
     return cast("Any", ray.get(board.read_failure.remote()))
 
 
