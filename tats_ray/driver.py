@@ -230,10 +230,16 @@ def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
-        ConfigError: It is relative inside a Ray job.
+        ConfigError: It is relative inside a Ray job, or in an object store.
     """
     default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
-    return Path(absolute(run.results or default, "results"))
+    root = absolute(run.results or default, "results").removeprefix("file://")
+    if is_uri(root):
+        raise ConfigError(
+            f"results={root} is a URI, and checkpoints are written to a file system; give results= a folder that all "
+            f"machines share, such as a mounted bucket or a volume, and keep MLflow's artifacts in the object store"
+        )
+    return Path(root)
 
 
 def absolute(path: str, knob: str) -> str:
