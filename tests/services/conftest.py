@@ -9,6 +9,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -282,6 +283,7 @@ def ray_nodes(services: Services) -> Iterator[None]:
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_worker_niceness": "0",  # with Ray's 15 a worker starts for minutes beside anything else
         "PLANTED_API_KEY": services.passwords["PLANTED_API_KEY"],
         # A server behind a proxy asks for a name and a password, and people write both into the address.
         "MLFLOW_TRACKING_URI": services.mlflow.replace("//", f"//someone:{services.passwords['PLANTED_PASSWORD']}@"),
@@ -318,6 +320,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         passwords={name: secrets.token_hex(24) for name in (*secret, "PLANTED_API_KEY", "PLANTED_PASSWORD")},
     )
     (services.folder / "shared").mkdir()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a test run that is ended ends its servers
     try:
         with postgres(services), store(services), mlflow_server(services), ray_nodes(services):
             yield services
