@@ -137,7 +137,7 @@ class Services:
             capture_output=True,
             text=True,
             check=check,
-            timeout=900,
+            timeout=1800,
         )
 
 
