@@ -310,7 +310,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """All servers, up and answering."""
     names = ("postgres", "s3", "mlflow", "gcs", "dashboard", "metrics", "node_metrics", "autoscaler_metrics")
     names += ("dashboard_metrics", "client", "head_agent", "node_agent", "prometheus")
-    secret = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "GRAFANA_PASSWORD")
+    secret = ("POSTGRES_PASSWORD", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "GRAFANA_PASSWORD")
     scratch = Path(tempfile.mkdtemp(prefix="tats_"))
     scratch.chmod(0o755)  # PostgreSQL's user passes through
     services = Services(
