@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
+from tats_ray.config.error import ConfigError
 from tats_ray.config.run import TrainRun
 from tats_ray.data.cache import CachingDecoder
 from tats_ray.data.guard import GuardedDecoder
@@ -150,10 +152,7 @@ class BarContext(LocalContext):
 
 def describe(run: TrainRun) -> dict[str, str]:
     """Return token counts, parameters and FLOPs of a run, without starting anything."""
-    with torch.device("meta"):
-        method = build_method(
-            run.model, run.masking, grid=run.grid, total_steps=1, global_batch=run.training.global_batch, seed=run.seed
-        )
+    method = _on_meta(run)
     grid = run.grid
     planner = mask_planner(run.masking, grid)
     counted = {name: sum(p.numel() for p in module.parameters()) for name, module in method.modules().items()}
@@ -191,6 +190,44 @@ def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoen
     if run.training.compile:
         method.compile()
     return method
+
+
+def check_init(run: TrainRun) -> None:
+    """Refuse a sampler whose learnt positions are of another clip length; the autoencoder's fixed ones fit any.
+
+    Raises:
+        ConfigError: With both numbers of tokens, and the way out.
+    """
+    if run.init is None or run.init_takes != "weights":
+        return
+    for name, module in _on_meta(run).modules().items():
+        path = Path(run.init) / f"{name}.safetensors"
+        wanted = dict(module.named_parameters()).get("positions")
+        if wanted is None or not path.exists():
+            continue
+        with safe_open(path, framework="pt") as file:
+            found = file.get_slice("positions").get_shape()[0]
+        if found != len(wanted):
+            slots, rest = divmod(found, run.grid.slot_tokens)
+            frames = slots * run.model.tubelet_size
+            windows = name == "tats" and not rest and run.data.num_frames % frames == 0
+            raise ConfigError(
+                f"init={run.init}: the positions of its {name} sampler were learnt for {found} tokens, and this run's "
+                f"looks at {len(wanted)}; unlike the autoencoder's, which are fixed, they do not go on for longer "
+                f"clips. "
+                + (
+                    f"Let it look at as many at once with masking.visible.window_frames={frames}"
+                    if windows
+                    else "Take another masking.visible.kind, or clips of the same length and size"
+                )
+            )
+
+
+def _on_meta(run: TrainRun) -> MaskedAutoencoding:
+    with torch.device("meta"):  # allocates nothing
+        return build_method(
+            run.model, run.masking, grid=run.grid, total_steps=1, global_batch=run.training.global_batch, seed=run.seed
+        )
 
 
 def _flops_by_stage(run: TrainRun) -> Callable[[str], float]:

@@ -117,7 +117,7 @@ class MaskedAutoencoding:
         with stepper.autocast():
             with stepper.span("sampler"):
                 scores = self.update.score(patches, batch.truth)
-                plan = self._plan(batch, patches, scores, step=step)
+                plan = self.plan(batch, patches, scores, step=step)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
         error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
         loss = weighted_mean(error, plan.target_weight)
@@ -128,7 +128,8 @@ class MaskedAutoencoding:
         averages.add("reconstruction/loss", loss)
         averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
 
-    def _plan(self, batch: ClipBatch, patches: Tensor, scores: Scores | None, *, step: int) -> MaskPlan:
+    def plan(self, batch: ClipBatch, patches: Tensor, scores: Scores | None, *, step: int) -> MaskPlan:
+        """Choose a batch's visible tokens and targets; its noise is that of seed, step and the clips' rows."""
         noise = partial(exponential_clocks, seed=self.seed, device=batch.video.device)
         shape = (self.global_batch, self.grid.num_tokens)
         return self.planner.plan(

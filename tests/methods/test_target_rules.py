@@ -188,7 +188,7 @@ def test_targets_that_are_visible_do_not_count(method_of: Methods, make_batch: B
     method = method_of(masking(RandomConfig(), RunningCellConfig()))
     batch = make_batch(range(8))
     patches = patchify(batch.video, grid)
-    plan: MaskPlan = method._plan(batch, patches, None, step=0)
+    plan: MaskPlan = method.plan(batch, patches, None, step=0)
     seen = plan.target_weight == 0
     assert seen.any()
     wrong = torch.where(seen[:, :, None], 1e6, 0.0)
