@@ -7,7 +7,7 @@ RESULTS ?= $(CURDIR)/runs
 VIDEOS ?=
 ARGS ?=
 
-.PHONY: pretrain test lint test-slow sweep clean
+.PHONY: pretrain test lint test-slow test-services sweep clean
 
 pretrain: $(VENV)/installed
 ifeq ($(VIDEOS),)
@@ -20,7 +20,7 @@ else
 endif
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not services"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -30,6 +30,11 @@ lint: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+test-services: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[services]"
+	sh tests/services/install.sh
+	$(BIN)/python -m pytest -m services tests/services
 
 sweep: $(VENV)/installed
 	$(BIN)/python tune_spaces/sweep_mask_ratio.py results=$(RESULTS)

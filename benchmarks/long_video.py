@@ -8,10 +8,10 @@ form of attention. Two thirds of the targets are the most important tokens (by f
 ``all`` predicts every hidden token and asks for no importance. ``sdpa`` lets torch choose, ``math`` forms every matrix
 of scores, which is what makes long clips run out of memory; their FLOPs are equal.
 
-Each case has a process of its own. Seconds are medians of the rounds after two more; peak memory is that of all its
-steps, weights, optimiser and clips included: torch's allocations on a GPU, on a CPU the growth of the resident set, which
-holds freed memory too. ``choice`` is what scores, rankings, draws and gathers take, measured apart, as a share of a step.
-FLOPs are what ``tats_ray.nn.cost`` says; ``counted`` is what ``torch.utils.flop_counter`` finds on shapes alone.
+Each case has a process of its own. Seconds are medians of the rounds after two more. Peak memory is that of all its
+steps, weights, optimiser and clips included: torch's allocations on a GPU; on a CPU the growth of the resident set, and
+that holds freed memory too. ``choice`` is what scores, rankings, draws and gathers take, measured apart, as a share of
+a step. FLOPs are what ``tats_ray.nn.cost`` says; ``counted`` is what ``torch.utils.flop_counter`` finds on shapes alone.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data.samples import Sample
 from tats_ray.driver import RUN_ERRORS, RunFailedError
 from tats_ray.interruption import Terminated
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 
 RATE_SECONDS = 1.0
 PROBES = "probes."
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         done = compare(planned, data)
     except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
@@ -66,6 +66,7 @@ def wanted(parsed: argparse.Namespace) -> Comparison:
         "ratios": parsed.ratios,
         "seeds": parsed.seeds,
         "warm_steps": parsed.warm_steps,
+        "critic_steps": parsed.critic_steps,
         "steps": parsed.steps,
         "cooldown_steps": parsed.cooldown_steps,
         "references": parsed.references,
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of weights, order of the clips and draws")
     parser.add_argument("--references", nargs="+", metavar="NAME", help="samplers that the others are compared with")
     parser.add_argument("--warm-steps", type=int, metavar="N", help="steps of the shared warm-up with random masks")
+    parser.add_argument("--critic-steps", type=int, metavar="N", help="of these, at its end, with a critic that learns")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of each sampler after it")
     parser.add_argument("--cooldown-steps", type=int, metavar="N", help="of these, with a falling learning rate")
     parser.add_argument("--task", nargs="+", metavar="TASK", help="probes that judge: knn, ridge, linear, attentive")

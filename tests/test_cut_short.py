@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tats_ray.comparison.plan import Arm, Comparison, plan
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import RunFailedError, conduct
+from tats_ray.driver import Outcome, RunFailedError, conduct
 from tats_ray.training.context import LocalContext
 from tats_ray.training.state import checkpoints
 from tats_ray.worker import Launch, run_alone
@@ -79,3 +80,28 @@ def test_going_on_needs_something_to_go_on_from(make_run: Callable[..., TrainRun
     finer = change(make_run("other", {"training.steps": 12}), [("model.decoder.depth", 2)])
     with pytest.raises(RunFailedError, match="does not fit this model"):
         conduct(change(finer, [("init", str(done.launch.folder)), ("init_takes", "training")]), alone)
+
+
+def test_a_critic_that_learns_in_a_warm_up_leaves_the_autoencoder_bit_for_bit(
+    make_run: Callable[..., TrainRun],
+) -> None:
+    """So arms with and without a critic may share a warm-up, or have two."""
+    base = change(make_run("shared", {}), [("training.steps", 8)])
+    arms = [Arm("random", {"masking.visible.kind": "random"}), Arm("tats", {"masking.visible.kind": "tats"})]
+    common = {"ratios": (0.8,), "seeds": (0,), "warm_steps": 8, "steps": 40, "cooldown_steps": 2}
+    warm = {}
+    for critic_steps in (0, 4):
+        made = plan(Comparison(run=base, arms=arms, critic_steps=critic_steps, **common))
+        run = change(made.runs["shared-warm-s0"].run, [("name", f"warm-{critic_steps}")])
+        warm[critic_steps] = conduct(run, alone)
+    random, critic = (load_file(newest(one) / "autoencoder.safetensors") for one in warm.values())
+    assert random.keys() == critic.keys()
+    assert all(torch.equal(random[name], critic[name]) for name in random)
+    assert warm[4].summary["sampler/critic_on_step"] == 4
+    taught = load_file(newest(warm[4]) / "tats.safetensors")
+    assert taught["critic.weight"].abs().max() > 0
+    assert taught["actor.weight"].abs().max() == 0
+
+
+def newest(outcome: Outcome) -> Path:
+    return checkpoints(outcome.launch.folder / "checkpoints")[-1]

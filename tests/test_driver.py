@@ -72,9 +72,14 @@ def executor(step: int = -1, act: Callable[[], None] = lambda: None) -> Execute:
 
 
 def killed(run: TrainRun, *, step: int) -> Path:
-    """Interrupt a run after a step; return its folder."""
+    """Interrupt a run at once after a step, by a second Ctrl-C; return its folder."""
+
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        conduct(run, executor(step, lambda: signal.raise_signal(signal.SIGINT)))
+        conduct(run, executor(step, twice))
     assert run.results is not None
     return max((Path(run.results) / run.name).iterdir())
 
@@ -144,17 +149,46 @@ def test_an_exception_ends_as_failed_with_one_line_and_a_log(
     assert conduct(run, executor()).resumed_from == folder / "checkpoints" / "step_00000002"
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
-def test_a_signal_ends_as_killed(
-    run: TrainRun, client: MlflowClient, results: Path, number: signal.Signals, error: type[BaseException]
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
+)
+def test_a_signal_ends_as_killed_with_a_checkpoint_of_its_step(
+    run: TrainRun,
+    client: MlflowClient,
+    results: Path,
+    number: signal.Signals,
+    error: type[BaseException],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    run = change(run, [("training.checkpoint_every", STEPS)])
+    before = signal.getsignal(number)
     with pytest.raises(error):
         conduct(run, executor(3, lambda: signal.raise_signal(number)))
+    assert "a second Ctrl-C stops at once" in capfd.readouterr().err
     folder = results / run.name / "0001"
     assert read_status(folder)["status"] == mlflow_status(client, folder) == "KILLED"
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert conduct(run, executor()).launch.folder == folder
+    assert signal.getsignal(number) is before
+    resumed = conduct(run, executor())
+    assert resumed.launch.folder == folder
+    assert resumed.resumed_from is not None
+    assert resumed.resumed_from.name in ("step_00000003", "step_00000004")  # two steps fill a rollout
+    assert "could not be closed" not in capfd.readouterr().err
+
+
+def test_a_stop_is_recorded_before_anybody_has_left(run: TrainRun, client: MlflowClient, results: Path) -> None:
+    """Whoever stops us may kill us before we have."""
+    folder = results / run.name / "0001"
+    stopping = threading.Event()
+
+    def hang() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        while mlflow_status(client, folder) != "KILLED":
+            stopping.wait(timeout=0.05)
+        assert read_status(folder)["status"] == "KILLED"
+
+    with pytest.raises(Terminated):
+        conduct(run, executor(3, hang))
 
 
 def test_a_run_killed_outright_goes_on_bit_for_bit(run: TrainRun, client: MlflowClient, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tats_ray.interruption import Terminated, recorded, terminable
+from tats_ray.interruption import Stopped, Terminated, politely, recorded, stop_asked, terminable
+
+SIGNALS = [(signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 
 
 def sent(number: signal.Signals, times: int = 1) -> None:
@@ -13,7 +15,7 @@ def sent(number: signal.Signals, times: int = 1) -> None:
         signal.raise_signal(number)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_signal_is_one_exception_through_all_blocks(
     number: signal.Signals, error: type[BaseException], depth: int
@@ -91,3 +93,70 @@ def test_sigterm_ends_a_wait() -> None:
 
     with pytest.raises(Terminated):
         wait()
+
+
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
+def test_the_first_signal_asks_and_is_told_and_has_its_effect_when_the_work_has_left(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    told = threading.Event()
+
+    @terminable()
+    @politely(told.set)
+    def work() -> None:
+        assert not stop_asked()
+        sent(number)
+        assert stop_asked()
+        assert told.wait(timeout=60)
+        raise Stopped
+
+    with pytest.raises(error) as left:
+        work()
+    assert type(left.value) is error
+    assert not stop_asked()
+
+
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
+@pytest.mark.parametrize(("times", "patience"), [(2, 60), (1, 0.01)])
+def test_work_that_does_not_leave_is_made_to_by_a_second_signal_or_when_its_time_is_up(
+    number: signal.Signals, error: type[BaseException], times: int, patience: float
+) -> None:
+    @terminable()
+    @politely(lambda: None, patience=patience)
+    def work() -> None:
+        sent(number, times=times)
+        threading.Event().wait(timeout=60)
+        pytest.fail("it went on")
+
+    with pytest.raises(error):
+        work()
+
+
+def test_work_that_ends_all_the_same_is_not_interrupted_but_what_it_is_a_part_of() -> None:
+    done = []
+
+    @terminable()
+    def whole() -> None:
+        with politely(lambda: None) as interrupt:
+            sent(signal.SIGTERM)
+        done.append(True)
+        interrupt()
+        done.append(False)
+
+    with pytest.raises(Terminated):
+        whole()
+    assert done == [True]
+    with politely(lambda: None) as interrupt:
+        pass
+    interrupt()
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable(), politely(lambda: pytest.fail("it was heard")):
+            sent(signal.SIGHUP)
+            assert not stop_asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,5 +1,6 @@
 """RayContext: a Ray Train worker's link to its launcher."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from tats_ray.tracking.progress import ProgressState
@@ -20,11 +22,20 @@ Board = Any
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Where rank 0 writes how far the run is and the driver reads it."""
+    """Between driver and workers: how far the run is, what ended it, and that it should stop."""
 
     def __init__(self) -> None:
         self.state: ProgressState | None = None
         self.failure: Exception | None = None
+        self.stop = asyncio.Event()
+
+    async def ask_to_stop(self) -> None:
+        """Answer all that wait for it."""
+        self.stop.set()
+
+    async def asked_to_stop(self) -> None:
+        """Return when the run should stop; a question that may stay open for ever, so that nobody asks twice."""
+        await self.stop.wait()
 
     def write(self, state: ProgressState) -> None:
         """Replace the state."""
@@ -35,12 +46,18 @@ class ProgressBoard:
         return self.state
 
     def fail(self, error: Exception) -> None:
-        """Note an error that trying again would not mend."""
+        """Note an ending that trying again would not mend."""
         self.failure = error
 
     def read_failure(self) -> Exception | None:
         """Return what went wrong; None if nothing did."""
         return self.failure
+
+
+def make_board() -> Board:
+    """Make a board that lies with its driver: on another machine it would be lost with that machine."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ProgressBoard.options(scheduling_strategy=here).remote()
 
 
 class LostWorkerError(Exception):
@@ -53,6 +70,7 @@ class RayContext(DistributedContext):
     def __init__(self, board: Board) -> None:
         super().__init__(ray.train.torch.get_device())
         self._board = board
+        self._asked_to_stop = board.asked_to_stop.remote()
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Add up over the group.
@@ -75,6 +93,10 @@ class RayContext(DistributedContext):
     def progress(self, state: ProgressState) -> None:
         """Write to the board without waiting for it."""
         self._board.write.remote(state)
+
+    def stopping(self) -> bool:
+        """Look whether the board has answered; its answer comes by itself."""
+        return bool(ray.wait([self._asked_to_stop], timeout=0, fetch_local=False)[0])
 
     def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Tell Ray of the checkpoint, which already lies in its experiment folder; a barrier for all workers."""

@@ -6,11 +6,10 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import torch
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -79,19 +78,11 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Give Ctrl-C its meaning back: Ray Train takes the signal for itself, stops the workers, leaves by SystemExit."""
-    if threading.current_thread() is not threading.main_thread():  # Ray leaves the signal alone there
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
+def gpu_bytes() -> float | None:
+    """Return the memory of the cluster's smallest GPU, asked of each machine that has one; None without GPUs."""
+    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = [_gpu_bytes.options(num_gpus=0.01, scheduling_strategy=_on(node)).remote() for node in with_gpu]
+    return min(ray.get(asked), default=None)
 
 
 def machines_without(folder: Path) -> list[str]:
@@ -108,6 +99,11 @@ def machines_without(folder: Path) -> list[str]:
     finally:
         token.unlink(missing_ok=True)
     return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
+
+
+@ray.remote(num_cpus=0)
+def _gpu_bytes() -> float:
+    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 @ray.remote(num_cpus=0)

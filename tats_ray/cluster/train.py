@@ -17,12 +17,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from tats_ray.cluster.context import Board, LostWorkerError, ProgressBoard, RayContext
+from tats_ray.cluster.context import Board, LostWorkerError, RayContext, make_board
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.cluster.runtime import interruptible, machines_without, node_resources, start_ray
+from tats_ray.cluster.runtime import machines_without, node_resources, start_ray
 from tats_ray.config.overrides import ConfigError
-from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.config.run import ClusterConfig, Run
 from tats_ray.driver import RunFailedError
+from tats_ray.interruption import Stopped, stop_asked
 from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.training.loop import DataLossError
@@ -43,7 +44,7 @@ def run_on_ray(launch: Launch) -> None:
         ConfigError: The cluster is too small; Ray would wait for ever.
     """
     start_ray()
-    board: Board = ProgressBoard.remote()
+    board = make_board()
     with _bar(board):
         fit(launch, board)
 
@@ -53,9 +54,10 @@ def fit(launch: Launch, board: Board) -> None:
 
     Raises:
         ConfigError: The cluster is too small; Ray would wait for ever.
+        Stopped: This process was asked to stop, and the workers have left at a checkpoint.
     """
     use_gpu = check_fits(launch.run.cluster, node_resources())
-    with interruptible():
+    with _stop_passed_on(board):
         try:
             make_trainer(launch, board, use_gpu=use_gpu).fit()
         except TrainingFailedError as error:
@@ -65,10 +67,17 @@ def fit(launch: Launch, board: Board) -> None:
         raise failure
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to the driver: Ray would end the workers at once, and this process as if all were well."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
+
+
 def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer:
     """Build the trainer of a run; its experiment folder is the run's folder."""
     cluster = launch.run.cluster
-    return TorchTrainer(
+    return _Trainer(
         _worker,
         train_loop_config={"launch": launch, "board": board},
         scaling_config=ScalingConfig(
@@ -85,7 +94,7 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
     )
 
 
-def check_cluster(run: TrainRun) -> None:
+def check_cluster(run: Run) -> None:
     """Start or join Ray, and check that a run can train on it; warn of results that not all machines see.
 
     Raises:
@@ -158,6 +167,8 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         with _decoders(launch.run) as shares_of:
             run_training(launch, context, shares_of)
+    except Stopped as stopped:  # no failure to Ray
+        ray.get(board.fail.remote(stopped))
     except Exception as error:
         log = launch.folder / f"error.worker_{context.rank}.log"
         log.write_text(traceback.format_exc())  # Ray shows the driver a snippet of it
@@ -167,7 +178,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _decoders(run: TrainRun) -> Iterator[SharesOf]:
+def _decoders(run: Run) -> Iterator[SharesOf]:
     """Decode in tasks of Ray Data or, where frames are kept, in children of this worker.
 
     A task runs wherever there is room and leaves nothing behind: a video's frames would be in another process than its
@@ -199,6 +210,25 @@ def _told(error: Exception, log: Path) -> Exception:
 
 def _failure(board: Board) -> Exception | None:
     return cast("Any", ray.get(board.read_failure.remote()))
+
+
+@contextmanager
+def _stop_passed_on(board: Board) -> Iterator[None]:
+    """Tell the workers when this process is asked to stop."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if stop_asked(wait=POLL_SECONDS):
+                board.ask_to_stop.remote()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextmanager

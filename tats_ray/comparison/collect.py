@@ -18,7 +18,7 @@ from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.charts import Points
 from tats_ray.tracking.mlflow import read_metric
 from tats_ray.tracking.provenance import provenance_tags
-from tats_ray.tracking.store import run_page
+from tats_ray.tracking.store import run_page, without_credentials
 from tats_ray.worker import LEDGER, SUMMARY
 
 CURVES = ("validation/random_mask_error", "sampler/motion_lift")
@@ -66,14 +66,11 @@ def scored(planned: Plan, name: str, folder: Path, figures: Mapping[str, float],
         figures: What its judging found.
         parent: Record of the comparison.
     """
-    first = planned.runs[name]
-    while first.after is not None:
-        first = planned.runs[first.after]
     own = json.loads((folder / LEDGER).read_text())["flops"]  # a cut goes on counting where the full run was
     return Scored(
         metrics=figures,
         summary=json.loads((folder / SUMMARY).read_text()),
-        flops=own + first.flops,
+        flops=own + planned.warm_flops(name),
         folder=str(folder),
         link=run_page(_record(folder, parent)) or f"../../{folder.parent.name}/{folder.name}",
     )
@@ -97,19 +94,21 @@ def curves(planned: Plan, scores: Scores, parent: RunHandle) -> dict[str, dict[s
 def facts(planned: Plan, data: Data) -> dict[str, str]:
     """Return command, data, lengths, commit, versions and hardware, by name."""
     comparison, run = planned.comparison, planned.comparison.run
-    return {
+    found = {
         "command": shlex.join(["python", *sys.argv]),
         "train": f"{data.train}, {len(Manifest.read(data.train))} videos",
         "test": f"{data.test}, {len(Manifest.read(data.test))} videos",
-        "length": f"{comparison.warm_steps:,} steps of warm-up at ratio {comparison.warm_ratio:g}, then "
-        f"{comparison.steps:,}, the last {comparison.cooldown_steps:,} of them a cool-down",
+        "length": f"{comparison.warm_steps:,} steps of warm-up at ratio {comparison.warm_ratio:g}"
+        + (f", in the last {comparison.critic_steps:,} of which a critic learns" if comparison.critic_steps else "")
+        + f", then {comparison.steps:,}, the last {comparison.cooldown_steps:,} of them a cool-down",
         "step": f"{run.training.global_batch} clips of {run.data.num_frames} frames of {run.data.crop_size} pixels, "
         f"{run.grid.num_tokens:,} tokens",
         "all training": f"{len(planned.runs)} runs, {planned.flops / 1e12:,.4g} TFLOPs counted",
         **provenance_tags(),
     }
+    return {name: without_credentials(text) for name, text in found.items()}
 
 
 def _record(folder: Path, parent: RunHandle) -> RunHandle:
     """Return the record of a run, which lies beside the comparison's."""
-    return replace(parent, run_id=read_status(folder)["mlflow_run_id"])
+    return replace(parent, run_id=read_status(folder)["mlflow_run_id"], folder=folder)

@@ -1,10 +1,11 @@
 """What a comparison of samplers runs: the same start, the same clips in the same order, and what each costs.
 
-For each seed one warm-up with random masks, which counts for all. From its weights each sampler (an *arm*) goes on at
-each mask ratio, with the same clips in the same order, at a constant rate that a cool-down ends: the comparison at
-**equal clips**. A sampler costs FLOPs of its own. So a dearer arm is also cut where it has cost, with its cool-down,
-what the reference has: the comparison at **equal FLOPs**. A cut goes on from a checkpoint of the long run and is, bit
-for bit, the run that was short from the beginning.
+For each seed one warm-up with random masks, which counts for all. Near its end the critic of TATS may learn as well,
+which counts for the arms that take it over. From its weights each sampler (an *arm*) goes on at each mask ratio, with
+the same clips in the same order, at a constant rate that a cool-down ends: the comparison at **equal clips**. A sampler
+costs FLOPs of its own. So a dearer arm is also cut where it has cost, with its cool-down, what the reference has: the
+comparison at **equal FLOPs**. A cut goes on from a checkpoint of the long run and is, bit for bit, the run that was
+short from the beginning.
 """
 
 import json
@@ -17,10 +18,12 @@ from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.methods.build import training_flops
+from tats_ray.rl.choice import WITH_CLIP_VALUE
 
 Budget = Literal["clips", "flops"]
 Stage = Literal["warm-up", "full", "cut"]
 
+VISIBLE = "masking.visible"
 CUT_MARGIN = 0.01
 """An arm whose steps cost at most this share more than the reference's is not cut: its counts are equal as they are."""
 
@@ -53,6 +56,8 @@ class Comparison:
     """Of these, steps in which the learning rate falls."""
     warm_ratio: float = 0.9
     """Mask ratio of the warm-up."""
+    critic_steps: int = 0
+    """Of the warm-up's steps, how many at its end teach the critic of TATS, while masks stay random."""
     references: Sequence[str] = ("random",)
     """Arms that the others are compared with; the first sets the FLOPs."""
     tasks: Sequence[str] = ("ridge", "attentive", "knn")
@@ -79,6 +84,8 @@ class PlannedRun:
     """Steps that it trains itself."""
     flops: float
     """Counted for these steps, the sampler taken as on from the first: an upper bound."""
+    critic_flops: float = 0.0
+    """Counted beside them for a critic that learns in a warm-up; they count for the arms that take it over."""
 
     @property
     def name(self) -> str:
@@ -108,7 +115,14 @@ class Plan:
     @property
     def flops(self) -> float:
         """Of all training."""
-        return sum(planned.flops for planned in self.runs.values())
+        return sum(planned.flops + planned.critic_flops for planned in self.runs.values())
+
+    def warm_flops(self, name: str) -> float:
+        """Return what the warm-up behind a run counts for it: a critic only where it is taken over."""
+        first = self.runs[name]
+        while first.after is not None:
+            first = self.runs[first.after]
+        return first.flops + (first.critic_flops if _critic_shape(self.runs[name].run) else 0.0)
 
 
 def plan(comparison: Comparison) -> Plan:
@@ -121,10 +135,10 @@ def plan(comparison: Comparison) -> Plan:
     runs: dict[str, PlannedRun] = {}
     entries: list[Entry] = []
     for seed in comparison.seeds:
-        warm = _warm_up(comparison, seed)
-        runs[warm.name] = warm
         for ratio in comparison.ratios:
             for arm in comparison.arms:
+                warm = _warm_up(comparison, arm, seed=seed)
+                runs[warm.name] = warm
                 full, cut = _branch(comparison, arm, ratio=ratio, seed=seed, warm=warm)
                 runs[full.name] = full
                 entries.append(Entry(arm.name, ratio, seed, "clips", full.name))
@@ -165,7 +179,9 @@ def equal_flops_steps(comparison: Comparison, arm: Arm, *, ratio: float) -> int:
     """Return the steps after which an arm has cost what the first reference has after all of its steps."""
     reference = next(other for other in comparison.arms if other.name == comparison.references[0])
     budget = comparison.steps * step_flops(_of_arm(comparison, reference, ratio=ratio))
-    return min(comparison.steps, int(budget // step_flops(_of_arm(comparison, arm, ratio=ratio))))
+    own = _of_arm(comparison, arm, ratio=ratio)
+    critic = _critic_flops(comparison, own) if _critic_shape(own) else 0.0
+    return min(comparison.steps, int(max(0.0, budget - critic) // step_flops(own)))
 
 
 def _check(comparison: Comparison) -> None:
@@ -182,6 +198,11 @@ def _check(comparison: Comparison) -> None:
         raise ConfigError(f"a comparison needs two samplers or more, got {names}")
     if comparison.warm_steps < 1:
         raise ConfigError(f"the warm-up must have at least 1 step, got {comparison.warm_steps}")
+    if not 0 <= comparison.critic_steps < comparison.warm_steps:
+        raise ConfigError(
+            f"the critic's steps must be 0 or more and fewer than the warm-up's, got {comparison.critic_steps} of "
+            f"{comparison.warm_steps}"
+        )
     if not 0 < comparison.cooldown_steps < comparison.steps:
         raise ConfigError(
             f"the cool-down must have at least 1 step and fewer than the run, got {comparison.cooldown_steps} of "
@@ -189,18 +210,71 @@ def _check(comparison: Comparison) -> None:
         )
 
 
-def _warm_up(comparison: Comparison, seed: int) -> PlannedRun:
+def _warm_up(comparison: Comparison, arm: Arm, *, seed: int) -> PlannedRun:
+    """Return the warm-up that an arm goes on from; one with another critic has the same autoencoder, bit for bit."""
+    learner = _learner(comparison, arm)
     run = change(
-        comparison.run,
+        comparison.run if learner is None else _of_arm(comparison, learner, ratio=comparison.warm_ratio),
         [
-            ("name", f"{comparison.name}-warm-s{seed}"),
+            ("name", f"{comparison.name}-{_warm_name(comparison, learner)}-s{seed}"),
             ("seed", seed),
-            ("masking.visible.kind", "random"),
             ("masking.mask_ratio", comparison.warm_ratio),
+            *(_random() if learner is None else _critic_late(comparison)).items(),
             *_length(comparison.warm_steps, cooldown=0).items(),
         ],
     )
-    return PlannedRun(run, "warm-up", None, comparison.warm_steps, comparison.warm_steps * step_flops(run))
+    flops = training_flops(run.model, run.masking, grid=run.grid)
+    clips = run.training.global_batch * comparison.warm_steps
+    return PlannedRun(
+        run,
+        "warm-up",
+        None,
+        comparison.warm_steps,
+        clips * flops["autoencoder"],
+        critic_flops=0.0 if learner is None else _critic_flops(comparison, run),
+    )
+
+
+def _learner(comparison: Comparison, arm: Arm) -> Arm | None:
+    """Return the arm whose critic learns in an arm's warm-up: one of its own shape, or any for an arm without."""
+    if comparison.critic_steps == 0:
+        return None
+    shapes = {one.name: _critic_shape(_of_arm(comparison, one, ratio=comparison.warm_ratio)) for one in comparison.arms}
+    wanted = shapes[arm.name]
+    return next((one for one in comparison.arms if shapes[one.name] and wanted in (None, shapes[one.name])), None)
+
+
+def _critic_shape(run: TrainRun) -> tuple[object, ...] | None:
+    """Return what two runs of TATS must share for one to take over the other's critic; None for other samplers."""
+    visible = run.masking.visible
+    if not isinstance(visible, TATSConfig):
+        return None
+    return visible.embed_dim, visible.num_heads, visible.objective in WITH_CLIP_VALUE
+
+
+def _warm_name(comparison: Comparison, learner: Arm | None) -> str:
+    first = next((one for one in (_learner(comparison, arm) for arm in comparison.arms) if one is not None), None)
+    return "warm" if learner is None or learner == first else f"warm-{learner.name}"
+
+
+def _random() -> dict[str, Any]:
+    return {f"{VISIBLE}.kind": "random"}
+
+
+def _critic_late(comparison: Comparison) -> dict[str, Any]:
+    """Return the knobs by which the critic starts late, whatever is measured, and the policy never draws."""
+    return {
+        f"{VISIBLE}.switch.error_spread": 1e6,
+        f"{VISIBLE}.switch.critic_by": 1 - comparison.critic_steps / comparison.warm_steps,
+        f"{VISIBLE}.switch.explained_variance": 0.999,
+        f"{VISIBLE}.switch.policy_by": 1.0,
+    }
+
+
+def _critic_flops(comparison: Comparison, run: TrainRun) -> float:
+    """Return what the critic's steps of the warm-up count, its draws included: an upper bound."""
+    flops = training_flops(run.model, run.masking, grid=run.grid)
+    return comparison.critic_steps * run.training.global_batch * flops["sampler"]
 
 
 def _branch(

@@ -65,11 +65,12 @@ def tiny() -> Comparison:
             ("name", "compare-tiny"),
             ("data.crop_size", 48),
             ("data.frame_stride", 2),
-            ("training.global_batch", 16),
-            ("training.micro_batch", 16),
+            ("training.global_batch", 32),
+            ("training.micro_batch", 32),
             ("training.checkpoint_every", 400),
             ("tracking.log_every", 50),
-            ("optim.base_learning_rate", 4.8e-2),
+            # 1.5e-3 for 32 clips. At 3e-3 for 16 features collapse to a few directions (docs/reference_curves.md).
+            ("optim.base_learning_rate", 1.2e-2),
             ("optim.base_min_learning_rate", 0.0),
         ],
     )
@@ -78,9 +79,10 @@ def tiny() -> Comparison:
         arms=[SAMPLERS[name] for name in ("random", "tube", "frame-difference", "adamae", "tats")],
         ratios=(0.9, 0.95),
         seeds=(0, 1, 2),
-        warm_steps=800,
-        steps=1000,
-        cooldown_steps=200,
+        warm_steps=1000,
+        critic_steps=100,
+        steps=600,
+        cooldown_steps=120,
         references=("random", "tube"),
         probes={"segments": 2, "crops": 1},
     )
@@ -100,7 +102,7 @@ def small() -> Comparison:
             ("optim.base_learning_rate", 1.2e-3),
         ],
     )
-    return replace(tiny(), run=run, warm_steps=1500, steps=2500, cooldown_steps=500)
+    return replace(tiny(), run=run, warm_steps=1500, critic_steps=150, steps=2500, cooldown_steps=500)
 
 
 def oracles() -> Comparison:

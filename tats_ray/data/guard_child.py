@@ -94,7 +94,8 @@ def _limit_memory(mib: int) -> None:
 def main() -> None:
     """Serve the parent that passed two open files and the limit of memory in MiB."""
     connection, file, mib = map(int, sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a job's signals are sent to all of its processes
+        signal.signal(number, signal.SIG_IGN)  # the parent decides what an interruption means
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected, gigabytes on the disk are not
     if sys.platform == "linux":
         # Closing the connection ends an idle child, this ends a hanging one. "Parent" is the thread that started it.

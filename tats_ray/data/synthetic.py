@@ -17,8 +17,9 @@ from tats_ray.data.decode import TIME_TOLERANCE, Crop
 from tats_ray.data.manifest import Manifest, ManifestError, VideoRecord, truth_path
 
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
-MOTIONS = ("horizontal", "vertical", "clockwise", "anticlockwise")
-DIRECTIONS = (0.0, np.pi / 2)  # of the straight ones, which stay what they are when they bounce
+MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise")
+TRAVEL = 0.9  # of the free way, at most, is what a sprite of a straight class travels: it never comes back
+HEADINGS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # of the straight ones, as steps in x and y
 LIST, CLASSES = "videos.txt", "videos.classes.txt"
 SPEED = (0.01, 0.025)  # of a mover, in sides of the frame per frame of the video
 CAMERA_REACH = 0.08  # how far the camera wanders from its first position along each axis, in sides of the frame
@@ -46,9 +47,10 @@ class SyntheticConfig(BaseModel):
     """Sprites of the same look that do not move (but with the camera)."""
     camera: StrictBool = False
     """Whether the camera wanders, and with it the ground and all sprites."""
-    motions: int = Field(default=0, ge=0, le=4)
-    """Kinds of motion that are classes, so many of horizontal, vertical, clockwise, anticlockwise: all movers of a
-    video share one, and the labels are listed in videos.txt. 0 mixes motions of any direction, without labels."""
+    motions: int = Field(default=0, ge=0, le=6)
+    """Kinds of motion that are classes, so many of left, right, up, down, clockwise, anticlockwise: all movers of a
+    video share one, and the labels are listed in videos.txt. No frame alone and no set of frames without their order
+    tells the class. 0 mixes motions of any direction, which bounce from the edges, without labels."""
     noise: float = Field(default=2.0, ge=0)
     """Standard deviation of the sensor noise, in grey levels of 0 to 255."""
     seed: int = Field(default=0, ge=0)
@@ -220,21 +222,24 @@ def _paths(
 
 
 def _path(rng: np.random.Generator, frames: int, size: int, radius: float, motion: int | None) -> np.ndarray:
-    """Draw a straight path that bounces from the edges, or an arc: float [frames, 2]."""
+    """Draw a straight path, of no class one that bounces from the edges, or an arc: float [frames, 2]."""
     time = np.arange(frames)[:, None]
     speed = size * rng.uniform(*SPEED)
     angle = rng.uniform(0, 2 * np.pi)
-    straight = bool(rng.integers(2)) if motion is None else motion < len(DIRECTIONS)
+    straight = bool(rng.integers(2)) if motion is None else motion < len(HEADINGS)
+    free = size - 2 * radius
     if straight and motion is not None:
-        angle = DIRECTIONS[motion] + np.pi * rng.integers(2)
+        travel = min(speed * (frames - 1), TRAVEL * free) * HEADINGS[motion]
+        first = radius + np.maximum(0, -travel)  # the nearest to the corner from which the path stays inside
+        start = rng.uniform(first, first + free - np.abs(travel))
+        return start + travel * time / max(1, frames - 1)
     if straight:
         start = rng.uniform(radius, size - radius, 2)
-        free = size - 2 * radius
         unfolded = start - radius + speed * time * np.array([np.cos(angle), np.sin(angle)])
         return radius + free - np.abs(unfolded % (2 * free) - free)
     turn = size * rng.uniform(0.12, 0.25)
     center = rng.uniform(radius + turn, size - radius - turn, 2)
-    sense = rng.choice([-1, 1]) if motion is None else (1, -1)[motion - len(DIRECTIONS)]  # rows count downwards
+    sense = rng.choice([-1, 1]) if motion is None else (1, -1)[motion - len(HEADINGS)]  # rows count downwards
     angles = angle + sense * speed / turn * time
     return center + turn * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 

@@ -260,3 +260,42 @@ def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGri
         "sampler": sampler,
         "importance": ranked * cost.forward_flops(tokens * model.patch_pixels * model.encoder.embed_dim),
     }
+
+
+def training_kept_bytes(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGrid, width: int) -> dict[str, int]:
+    """Return a lower bound of what autograd keeps of one clip, by part: autoencoder and sampler.
+
+    AdaMAE's sampler is kept together with the autoencoder; TATS's is kept while it learns, when the autoencoder's is
+    gone.
+
+    Args:
+        model: Shape of the autoencoder.
+        masking: Which tokens it sees.
+        grid: How a clip is cut.
+        width: Bytes of a number in matrix products: 4, or 2 under bfloat16.
+    """
+    planner, tokens = mask_planner(masking, grid), grid.num_tokens
+    autoencoder = cost.autoencoder_kept_bytes(
+        model.encoder,
+        model.decoder,
+        visible=planner.rule.count,
+        target=planner.target.count,
+        patch_pixels=model.patch_pixels,
+        width=width,
+    )
+    embed = width * tokens * model.patch_pixels
+    match masking.visible:
+        case RandomConfig() | TubeConfig() | FrameDifferenceConfig() | OracleConfig() | PoolConfig():
+            sampler = 0
+        case AdaMAEConfig():
+            dim = model.encoder.embed_dim
+            sampler = embed + cost.block_kept_bytes(tokens, dim=dim, width=width)
+        case TATSConfig(embed_dim=dim, num_heads=heads) as config:
+            window = window_grid(grid, window_frames=config.window_frames, tubelet_size=model.tubelet_size)
+            # A sum over tokens of what each keeps, which its window's slots decide.
+            sampler = embed + cost.trajectory_block_kept_bytes(
+                tokens, time=window.time, dim=dim, num_heads=heads, width=width
+            )
+        case never:
+            assert_never(never)
+    return {"autoencoder": autoencoder, "sampler": sampler}

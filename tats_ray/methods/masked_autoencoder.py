@@ -90,6 +90,10 @@ class MaskedAutoencoding:
         scorer = self.update.scorer
         return {"autoencoder": self.autoencoder} | ({} if scorer is None else {self.update.kind: scorer})
 
+    def identity(self) -> Mapping[str, str]:
+        """Nobody refers to these weights but by their files."""
+        return {}
+
     def trainables(self) -> Mapping[str, nn.Module]:
         """The autoencoder, with the scorer in it when both share one loss, and the sampler when it learns apart."""
         scorer = self.update.scorer
@@ -157,12 +161,14 @@ class MaskedAutoencoding:
     def validate(self, held_out: HeldOut, *, averages: Averages) -> None:
         """Measure the error on common random masks, and what the sampler would do."""
         video = held_out.batch.video
+        patches = patchify(video, self.grid)
         with self._evaluating():
             target_idx, error = self._random_mask_errors(held_out, count=self.planner.rule.count)
-            scores = self.scores(patchify(video, self.grid), held_out.truth.get("mover"))
+            scores = self.scores(patches, held_out.truth.get("mover"))
         common_error = self.random_mask_error(held_out, mask_ratio=COMMON_MASK_RATIO)
         averages.add("validation/random_mask_error", common_error)
-        relative = error / error.mean(1, keepdim=True)
+        rewarded = self.update.reward(error, patches, target_idx)
+        relative = rewarded / rewarded.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
         if scores is None:
             return

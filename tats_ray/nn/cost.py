@@ -1,7 +1,11 @@
-"""What a forward pass costs, in multiply-adds (MAC) of one clip, counted from shapes alone.
+"""What a pass over one clip costs, counted from shapes alone: multiply-adds (MAC) and memory.
 
 Matrix products only: norms, softmax, activations and the fold of the pixel statistics are left out, as is customary. A
 multiply-add is two floating-point operations.
+
+``..._kept_bytes`` are what autograd keeps of the forward pass for the backward one, without parameters. They are
+lower bounds: what is small, or depends on which kernel attends, is left out. ``width`` is the bytes of a number in
+matrix products, 2 under bfloat16; the residual stream and the norms' inputs are float32 in either case.
 """
 
 from dataclasses import astuple, dataclass
@@ -9,6 +13,8 @@ from dataclasses import astuple, dataclass
 from tats_ray.nn.blocks import StackConfig
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig
+
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,54 @@ def trajectory_block_macs(num_tokens: int, *, time: int, dim: int, num_heads: in
     spatial = 2 * num_tokens**2 * dim
     temporal = 2 * num_tokens * time * num_heads * dim
     return maps + spatial + temporal + 2 * num_tokens * dim * int(dim * mlp_ratio)
+
+
+def block_kept_bytes(num_tokens: int, *, dim: int, width: int, mlp_ratio: float = 4.0, context: int = 0) -> int:
+    """One transformer block.
+
+    Inputs of both norms in float32; of qkv its input and its three outputs; of the projection, of both maps of the MLP
+    and of the activation between them their inputs.
+    """
+    wanted = num_tokens - context
+    narrow = num_tokens * 4 * dim + wanted * (2 * dim + 2 * int(dim * mlp_ratio))
+    return _FLOAT32 * (num_tokens + wanted) * dim + width * narrow
+
+
+def autoencoder_kept_bytes(
+    encoder: EncoderConfig, decoder: DecoderConfig, *, visible: int, target: int, patch_pixels: int, width: int
+) -> int:
+    """One clip through encoder, decoder and error; arguments as for :func:`autoencoder_macs`.
+
+    With activation checkpointing of a stack, each of its blocks keeps its input only.
+    """
+    embed = width * visible * patch_pixels
+    bridge = (_FLOAT32 + width) * visible * encoder.embed_dim
+    head = (_FLOAT32 + width) * target * decoder.embed_dim
+    gap = _FLOAT32 * target * patch_pixels
+    stacks = _stack_kept_bytes(encoder, num_tokens=visible, width=width)
+    stacks += _stack_kept_bytes(decoder, num_tokens=visible + target, context=visible, width=width)
+    return embed + stacks + bridge + head + gap
+
+
+def trajectory_block_kept_bytes(
+    num_tokens: int, *, time: int, dim: int, num_heads: int, width: int, mlp_ratio: float = 4.0
+) -> int:
+    """One trajectory block; arguments as for :func:`trajectory_block_macs`.
+
+    Beside the inputs of its maps: the paths, once frame by frame and once stacked, and each head's probe and average.
+    """
+    attention = dim * (4 + 2 * time + 2 + 2 * num_heads + 1) + time * num_heads
+    narrow = attention + dim + 2 * int(dim * mlp_ratio)
+    return num_tokens * (_FLOAT32 * 2 * dim + width * narrow)
+
+
+def _stack_kept_bytes(config: StackConfig, *, num_tokens: int, width: int, context: int = 0) -> int:
+    dim, mlp_ratio = config.embed_dim, config.mlp_ratio
+    if config.activation_checkpointing:
+        return _FLOAT32 * config.depth * num_tokens * dim
+    block = block_kept_bytes(num_tokens, dim=dim, mlp_ratio=mlp_ratio, width=width)
+    last = block_kept_bytes(num_tokens, dim=dim, mlp_ratio=mlp_ratio, context=context, width=width)
+    return (config.depth - 1) * block + last
 
 
 def _stack_macs(config: StackConfig, *, num_tokens: int, context: int = 0) -> int:

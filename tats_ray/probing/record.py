@@ -8,13 +8,15 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tats_ray.config.labels import describe_evaluation, named_videos, sampler_tags
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.places import is_uri
@@ -26,6 +28,7 @@ from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.charts import confusion_chart, spectrum_chart
 from tats_ray.tracking.mlflow import MlflowTracker, end_run, open_run
+from tats_ray.tracking.store import without_credentials
 
 _logger = logging.getLogger(__name__)
 
@@ -79,16 +82,16 @@ def conduct_evaluation(
         TrackingError: The store does not answer.
     """
     names = class_names(train, test)
-    handle = _open(frozen, train, test, tasks, config)
-    with recorded(lambda ending, reason: _close(handle, ending, reason)):
-        evaluation = run()
-        folder = _new_folder(frozen.folder / "evaluations")
-        files = write_evaluation(evaluation, frozen, train, test, config, folder=folder, handle=handle, names=names)
-        tracker = MlflowTracker(handle)
-        tracker.log_metrics(evaluation.metrics(), step=frozen.step)
-        for file in files:
-            tracker.log_file(file, folder="evaluation")
-        tracker.close()
+    with _new_folder(frozen.folder / "evaluations") as folder:
+        handle = _open(frozen, train, test, tasks, config, folder)
+        with recorded(lambda ending, reason: _close(handle, ending, reason)):
+            evaluation = run()
+            files = write_evaluation(evaluation, frozen, train, test, config, folder=folder, handle=handle, names=names)
+            tracker = MlflowTracker(handle)
+            tracker.log_metrics(evaluation.metrics(), step=frozen.step)
+            for file in files:
+                tracker.log_file(file, folder="evaluation")
+            tracker.close()
     return Recorded(evaluation, folder, handle, files)
 
 
@@ -114,7 +117,7 @@ def write_evaluation(
     content = _content(evaluation, frozen, train, test, config, handle)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files[0].write_text(json.dumps(content, indent=2))
+        files[0].write_text(without_credentials(json.dumps(content, indent=2)))
         pq.write_table(scores_table(evaluation, test), files[1])
         for result in evaluation.results:
             files.append(folder / f"confusion_{result.name}.png")
@@ -140,7 +143,7 @@ def scores_table(evaluation: Evaluation, test: Manifest) -> pa.Table:
             rows.append(
                 {
                     "id": video.id,
-                    "path": video.source.name,
+                    "path": without_credentials(video.source.name),
                     "label": video.label,
                     "task": result.task,
                     "token_ratio": result.token_ratio,
@@ -208,8 +211,12 @@ def _content(
     }
 
 
-def _new_folder(root: Path) -> Path:
-    """Make the folder of the next number; several evaluations of one run may end at once."""
+@contextmanager
+def _new_folder(root: Path) -> Iterator[Path]:
+    """Make the folder of the next number, and remove it if nothing was put there.
+
+    Several evaluations of one run may begin at once.
+    """
     number = 1 + max((int(path.name) for path in root.glob("*") if path.name.isdigit()), default=0)
     while True:
         folder = root / f"{number:04d}"
@@ -220,11 +227,21 @@ def _new_folder(root: Path) -> Path:
         except OSError as error:
             raise ConfigError(f"{root} cannot be written: {error}; make the run's folder writable") from error
         else:
-            return folder
+            break
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _open(
-    frozen: FrozenEncoder, train: Manifest, test: Manifest, tasks: Sequence[Task], config: EvaluationConfig
+    frozen: FrozenEncoder,
+    train: Manifest,
+    test: Manifest,
+    tasks: Sequence[Task],
+    config: EvaluationConfig,
+    folder: Path,
 ) -> RunHandle:
     run = frozen.run
     changes: dict[str, object] = {"run_name": f"evaluate-{frozen.folder.parent.name}-{frozen.folder.name}"}
@@ -234,6 +251,7 @@ def _open(
     return open_run(
         run.tracking.model_copy(update=changes),
         results_root=given if given is not None and given.is_dir() else frozen.folder.parents[1],
+        folder=folder,
         params={
             "checkpoint": str(frozen.checkpoint),
             "tasks": list(tasks),
@@ -243,7 +261,19 @@ def _open(
         },
         dataset=DatasetRecord(name=PurePosixPath(test.name).stem, digest=test.hash, source=test.name),
         parent_run_id=frozen.run_id,
-        tags={"tats.checkpoint": str(frozen.checkpoint), "tats.kind": "evaluation"},
+        tags={
+            "tats.kind": "evaluation",
+            "tats.folder": str(folder),
+            "tats.checkpoint": str(frozen.checkpoint),
+            **sampler_tags(run),
+        },
+        description=describe_evaluation(
+            f"{frozen.folder.parent.name}/{frozen.folder.name}",
+            step=frozen.step,
+            tasks=tasks,
+            train=named_videos(len(train), train.name),
+            test=named_videos(len(test), test.name),
+        ),
     )
 
 

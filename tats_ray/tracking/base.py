@@ -33,6 +33,8 @@ class RunHandle:
     uri: str = field(repr=False)
     run_id: str
     experiment_id: str
+    folder: Path | None = None
+    """Of the run, on storage that driver and workers see: there waits what the store does not take. None only reads."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,7 @@
-"""Charts of numbers: confusion, spectra, curves and intervals, as PNG below 300 kB.
-
-Figures are drawn without pyplot, so no backend is chosen and no figure outlives its call. Names are shown as they are
-written: a dollar sign starts no formula.
-"""
+"""Charts of numbers: confusion, spectra, curves and intervals, as PNG below 300 kB."""
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -16,20 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from tats_ray.tracking.chart_file import COLOURS, GREY, head, plain, save, shortened
+
 Points = tuple[Sequence[float], Sequence[float]]  # x, y
 Estimate = tuple[float, float, float]  # mean, low, high
 
-_DPI = (120, 96, 72)
-_MAX_BYTES = 300_000
-_NAME_CHARACTERS = 28
-_TITLE_CHARACTERS_PER_INCH = 9
 _COUNTED_CLASSES = 25  # up to so many, each cell has room for its count
 _NAMED_CLASSES = 60  # up to so many, each row has room for its name
 _LISTED_PAIRS = 20
 _SHADES = 32  # few enough for a full matrix of 400 classes to stay small
 _STYLES = ("-", "--", ":", "-.")
-_COLOURS = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
-_GREY = "0.45"
 
 
 def confusion_chart(confusion: ArrayLike, class_names: Sequence[str], path: Path, title: str) -> None:
@@ -61,17 +51,17 @@ def confusion_chart(confusion: ArrayLike, class_names: Sequence[str], path: Path
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="share of the true class's videos")
     bar.set_ticks([math.sqrt(share) for share in (0, 0.05, 0.2, 0.5, 1)], labels=["0", ".05", ".2", ".5", "1"])
     axes.set(xlabel="best class", ylabel="true class")
-    _head(figure, title)
+    head(figure, title)
     if listed:
         _list_confusions(beside[0], counts, class_names)
     else:
-        names = [_name(name) for name in class_names]
+        names = [shortened(name) for name in class_names]
         size = 9 if num_classes <= _COUNTED_CLASSES else 7
         axes.set_xticks(range(num_classes), labels=names, rotation=90, fontsize=size)
         axes.set_yticks(range(num_classes), labels=names, fontsize=size)
     if num_classes <= _COUNTED_CLASSES:
         _write_counts(axes, counts, shares)
-    _save(figure, path)
+    save(figure, path)
 
 
 def spectrum_chart(spectra: Mapping[str, ArrayLike], path: Path, title: str = "Spectrum of the features") -> None:
@@ -135,19 +125,19 @@ def interval_chart(
     axes = figure.subplots()
     reach = 1.1 * max(abs(x) for row in rows.values() for x in (*row, 1e-9) if math.isfinite(x))
     for y, (mean, low, high) in enumerate(rows.values()):
-        colour = _GREY if low <= 0 <= high else _COLOURS[0] if low > 0 else _COLOURS[3]
+        colour = GREY if low <= 0 <= high else COLOURS[0] if low > 0 else COLOURS[3]
         axes.plot([max(low, -reach), min(high, reach)], [y, y], color=colour, linewidth=2)
         ends = ((low, "|" if math.isfinite(low) else "<"), (high, "|" if math.isfinite(high) else ">"))
         for end, marker in ends:
             axes.plot(min(max(end, -reach), reach), y, marker=marker, color=colour, markersize=8, clip_on=False)
         axes.plot(mean, y, marker="o", color=colour)
     axes.axvline(0, color="0.2", linewidth=1)
-    axes.set(xlabel=_plain(xlabel), xlim=(-reach, reach))
-    _head(figure, title)
-    axes.set_yticks(range(len(rows)), labels=[_name(name, room=60) for name in rows])
+    axes.set(xlabel=plain(xlabel), xlim=(-reach, reach))
+    head(figure, title)
+    axes.set_yticks(range(len(rows)), labels=[shortened(name, room=60) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_curves(
@@ -160,14 +150,14 @@ def _draw_curves(
     for number, (name, (x, y)) in enumerate(curves.items()):
         if len(x) != len(y):
             raise ValueError(f"curves[{name!r}] must have as many x as y, got {len(x)} and {len(y)}")
-        style, colour = _STYLES[number // len(_COLOURS) % len(_STYLES)], _COLOURS[number % len(_COLOURS)]
+        style, colour = _STYLES[number // len(COLOURS) % len(_STYLES)], COLOURS[number % len(COLOURS)]
         marker = "o" if len(x) == 1 else None  # a line of one point is nothing
-        axes.plot(x, y, label=_name(name, room=40), color=colour, linestyle=style, marker=marker, linewidth=1.5)
-    axes.set(xlabel=_plain(xlabel), ylabel=_plain(ylabel), yscale=yscale)
-    _head(figure, title)
+        axes.plot(x, y, label=shortened(name, room=40), color=colour, linestyle=style, marker=marker, linewidth=1.5)
+    axes.set(xlabel=plain(xlabel), ylabel=plain(ylabel), yscale=yscale)
+    head(figure, title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, ncols=-(-len(curves) // 25))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _write_counts(axes: Axes, counts: NDArray, shares: NDArray) -> None:
@@ -184,7 +174,7 @@ def _list_confusions(axes: Axes, counts: NDArray, class_names: Sequence[str]) ->
     # Of equal counts, the larger share of its class first.
     order = np.lexsort((-(astray / np.maximum(counts.sum(1, keepdims=True), 1)).ravel(), -astray.ravel()))
     pairs = [divmod(int(cell), len(counts)) for cell in order[:_LISTED_PAIRS] if astray.flat[cell] > 0]
-    names = [f"{_name(name, room=34)} ({number})" for number, name in enumerate(class_names)]
+    names = [f"{shortened(name, room=34)} ({number})" for number, name in enumerate(class_names)]
     lines = [f"{astray[true, best]:4.0f}  {names[true]}\n          as {names[best]}" for true, best in pairs]
     axes.set_axis_off()
     axes.set_title("Most frequent confusions", fontsize=10, loc="left")
@@ -196,37 +186,3 @@ def _check_confusion(counts: NDArray, class_names: Sequence[str]) -> None:
         raise ValueError(f"confusion must be counts [classes, classes], at least 0, got shape {list(counts.shape)}")
     if len(class_names) != len(counts):
         raise ValueError(f"class_names must be {len(counts)}, one for each class, got {len(class_names)}")
-
-
-def _head(figure: Figure, title: str) -> None:
-    """Write the title over the whole figure, in as many lines as it needs."""
-    room = int(_TITLE_CHARACTERS_PER_INCH * figure.get_figwidth())
-    figure.suptitle("\n".join(_plain(line) for line in textwrap.wrap(title, room)), fontsize=11)
-
-
-def _name(text: str, *, room: int = _NAME_CHARACTERS) -> str:
-    """Shorten a name to its room."""
-    text = " ".join(text.split())
-    return _plain(text if len(text) <= room else f"{text[: room - 1]}…")
-
-
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading formulas in a text."""
-    return text.replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write as finely as the size allows; thousands of crossing lines are drawn more coarsely."""
-    finest, *coarser = _DPI
-    png = _png(figure, dpi=finest)
-    for dpi in coarser:
-        if len(png) >= _MAX_BYTES:
-            png = _png(figure, dpi=dpi)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png)
-
-
-def _png(figure: Figure, *, dpi: int) -> bytes:
-    written = BytesIO()
-    figure.savefig(written, format="png", dpi=dpi, pil_kwargs={"optimize": True})
-    return written.getvalue()

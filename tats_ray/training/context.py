@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tats_ray.interruption import stop_asked
 from tats_ray.tracking.progress import ProgressState
 
 
@@ -20,6 +21,8 @@ class WorkerContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    awaits_checkpoints: bool
+    """Whether the launcher decides at each checkpoint what becomes of the run, so that training waits for it."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Add up ``tensor`` over all workers, in place."""
@@ -37,12 +40,17 @@ class WorkerContext(Protocol):
         """Tell the launcher of a complete checkpoint; called by all workers."""
         ...
 
+    def stopping(self) -> bool:
+        """Say whether this worker knows that the run should stop; asked once a step, must not block."""
+        ...
+
 
 class LocalContext:
     """One process, alone."""
 
     rank = 0
     world_size = 1
+    awaits_checkpoints = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,6 +67,10 @@ class LocalContext:
 
     def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Nobody to tell."""
+
+    def stopping(self) -> bool:
+        """Say whether a signal asked this process to stop."""
+        return stop_asked()
 
 
 class DistributedContext(LocalContext):

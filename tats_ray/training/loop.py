@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.loader import StepShare
-from tats_ray.methods.averages import Averages
+from tats_ray.interruption import Stopped
+from tats_ray.methods.averages import Averages, Tally, usage
 from tats_ray.methods.base import HeldOut, Method
 from tats_ray.tracking.base import Tracker
 from tats_ray.tracking.progress import ProgressState
@@ -67,6 +69,7 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
         NotFiniteError: Too many steps had a gradient that was not finite.
         DataLossError: Too many clips could not be decoded, or the shares ended before the run did.
         CheckpointError: A checkpoint could not be written, or there is no such metric to choose the best by.
+        Stopped: It was asked to stop, and has a checkpoint of its last step (none, if it has not done any).
     """
     config = job.config
     _check_best(job)
@@ -100,6 +103,8 @@ class _Training:
         self.averages = Averages()
         self.pace = _Pace(job, state)
         self.failed_held_out = 0
+        self.stopping = False  # agreed by all workers
+        self.saved_step = state.step
 
     def run(self, shares: Iterable[StepShare]) -> None:
         """Train to the end."""
@@ -108,6 +113,10 @@ class _Training:
         self.ledger.start(state.seconds)
         checkpoint_due = False
         for share in self._fetched(shares):
+            with self.ledger.span("wait"):  # the workers meet here first, so it is here that they wait for the slowest
+                leaving = self._agree(share)
+            if leaving:
+                self._leave()
             self._train_step(share)
             step, last = state.step, state.step == job.total_steps
             if step % job.log_every == 0 or last:
@@ -145,8 +154,6 @@ class _Training:
 
     def _train_step(self, share: StepShare) -> None:
         job, state = self.job, self.state
-        with self.ledger.span("wait"):  # the workers meet here first, so it is here that they wait for the slowest
-            self._agree(share)
         job.stepper.begin_step(state.step)
         batches = seeded(share.batches, job.context.device, seed=job.seed, step=state.step, stepper=job.stepper)
         flops = job.config.global_batch * job.flops(job.method.stage)
@@ -157,17 +164,41 @@ class _Training:
         state.flops += flops
         state.skipped_steps = job.stepper.skipped_steps
 
-    def _agree(self, share: StepShare) -> None:
-        """Let all workers know of clips that any of them lost, and of a checkpoint that the first could not write."""
+    def _agree(self, share: StepShare) -> bool:
+        """Let all workers know what any of them knows: of lost clips, a checkpoint that failed, a wish to stop.
+
+        Returns:
+            Whether to leave before this step: a stop waits until the method is at rest, as checkpoints do.
+        """
         job, state = self.job, self.state
-        told = torch.tensor([float(len(share.failures)), float(self.checkpointer.failed)], device=job.context.device)
+        known = (len(share.failures), self.checkpointer.failed, job.context.stopping())
+        told = torch.tensor([float(value) for value in known], device=job.context.device)
         job.context.all_reduce(told)
-        failures, unwritten = told.tolist()
+        failures, unwritten, stopping = told.tolist()
         if unwritten:
             self.checkpointer.settle()
+        self.stopping |= bool(stopping)
+        if self.stopping and job.method.at_rest:
+            return True
         if failures:
             state.failed_clips += self.quarantine.add(share.failures, step=state.step + 1)
             self.quarantine.check(state.failed_clips, clips=state.clips + job.config.global_batch)
+        return False
+
+    def _leave(self) -> NoReturn:
+        """Save what was done since the last checkpoint, and what was measured since the last log.
+
+        Raises:
+            Stopped: When all of it is written.
+        """
+        state = self.state
+        if state.step > self.saved_step:
+            if state.step % self.job.log_every:
+                self._log()
+            self._save()
+        with self.ledger.span("checkpoint"):
+            self.checkpointer.settle()
+        raise Stopped(f"asked to stop, after step {state.step} of {self.job.total_steps}")
 
     def _log(self) -> None:
         job, state = self.job, self.state
@@ -194,7 +225,7 @@ class _Training:
             state.measured = {**state.measured, **measured}
             state.events.update(events)
         with self.ledger.span("logging"):
-            job.tracker.log_metrics({**measured, **events}, step=state.step)
+            job.tracker.log_metrics({**measured, **events, "throughput/flops": state.flops}, step=state.step)
             _log_quarantine(job, self.quarantine)
 
     def _is_due(self, every: int | None) -> bool:
@@ -222,6 +253,7 @@ class _Training:
         with self.ledger.span("checkpoint"):
             self.ledger.settle()
             self.checkpointer.save(self._capture, measured=self.state.measured)
+        self.saved_step = self.state.step
 
     def _capture(self, over: Captured | None) -> Captured:
         job, state = self.job, self.state
@@ -232,6 +264,7 @@ class _Training:
             state={"loop": vars(state), "method": job.method.state_dict()},
             measured=state.measured,
             run_id=job.run_id,
+            identity=job.method.identity(),
             over=over,
         )
 
@@ -274,7 +307,8 @@ def _measure(job: Job) -> dict[str, float]:
     averages = Averages()
     if len(job.held_out.batch):
         job.method.validate(job.held_out, averages=averages)
-    return reduce_means(averages, job.context)
+    tallies: Sequence[Mapping[str, Tally]] = job.context.all_gather(averages.take_tallies())  # type: ignore[assignment]
+    return reduce_means(averages, job.context) | usage(tallies)
 
 
 def _check_best(job: Job) -> None:

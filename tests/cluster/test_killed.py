@@ -3,6 +3,8 @@
 import os
 import runpy
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from tats_ray.cluster.train import run_on_ray
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import Outcome, RunFailedError, conduct
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import LocalContext
 from tats_ray.worker import run_alone
 
@@ -141,6 +144,45 @@ def test_the_same_command_resumes_by_our_own_checkpoint(scene: Scene, before: in
     assert_same_clips(scene, folder, outcome)
     if before == after == 1:
         assert_same_bits(scene, outcome)
+
+
+def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = scene.folder / "asked"
+    folder.mkdir()
+    begun, left = folder / "begun", 4
+
+    def waiting(config: dict[str, Any]) -> None:
+        """Runs in the worker's process: begins, and waits at a step until it knows that it should stop."""
+        from tats_ray.cluster import train
+        from tats_ray.cluster.context import RayContext
+
+        def progress(self: RayContext, state: ProgressState) -> None:
+            begun.touch()
+            while state.step == left - 1 and not self.stopping():
+                time.sleep(0.01)
+
+        RayContext.progress = progress  # type: ignore[method-assign]
+        runpy.run_path(str(SCRIPT))["arm"](None, folder)
+        train._worker(config)
+
+    def interrupt() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = scene.run_of("asked", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_worker", waiting)
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            conduct(run, run_on_ray)
+    resumed = execute(run, folder, fault=None)
+    assert resumed.resumed_from is not None
+    assert resumed.resumed_from.name == f"step_{left:08d}"  # two steps fill a rollout
+    assert_same_clips(scene, folder, resumed)
+    assert_same_bits(scene, resumed)
 
 
 @pytest.mark.slow

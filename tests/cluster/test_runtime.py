@@ -1,25 +1,11 @@
-import signal
 import socket
 from pathlib import Path
 
 import pytest
 import ray
 
-from tats_ray.cluster.runtime import interruptible, machines_without, start_ray
+from tats_ray.cluster.runtime import machines_without, start_ray
 from tats_ray.config.overrides import ConfigError
-
-
-def test_ctrl_c_means_what_it_says() -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    @interruptible()
-    def fit() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise SystemExit(0)  # as Ray Train's own handler does
-
-    with pytest.raises(KeyboardInterrupt):
-        fit()
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "nowhere.invalid:6379", "host:port"])

@@ -175,7 +175,8 @@ def test_an_interrupted_sweep_ends_as_killed_with_all_its_trials(
     assert process.returncode == status, said
     assert "Traceback" not in said
     (parent,) = client.search_runs(
-        [experiment.experiment_id for experiment in client.search_experiments()], f"tags.`tats.sweep` = '{name}'"
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.`tats.kind` = 'sweep' and tags.`tats.sweep` = '{name}-0001'",
     )
     assert parent.info.status == "KILLED"
     trials = children(client, parent.info.run_id)

@@ -7,7 +7,11 @@ import pytest
 from tats_ray.comparison.plan import Arm, Comparison, Plan, described, equal_flops_steps, plan, step_flops
 from tats_ray.comparison.recipes import RECIPES, comparison, sampler
 from tats_ray.config.error import ConfigError
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.methods.build import training_flops
 from tats_ray.training.optim import constant_rate
+
+KIND = "masking.visible.kind"
 
 
 def test_every_arm_starts_from_its_seeds_warm_up(planned: Plan) -> None:
@@ -85,6 +89,44 @@ def test_flops_of_the_plan_are_those_of_its_runs(planned: Plan, small: Compariso
     assert planned.flops == pytest.approx(sum(one.steps * step_flops(one.run) for one in planned.runs.values()))
 
 
+def test_a_critic_that_learns_in_the_warm_up_counts_for_those_that_take_it_over(small: Comparison) -> None:
+    made = plan(replace(small, critic_steps=10))
+    warm, tats = made.runs["duel-warm-s0"], made.runs["duel-tats-r0.9-s0"]
+    sampler = 8 * training_flops(tats.run.model, tats.run.masking, grid=tats.run.grid)["sampler"]  # of 8 clips
+    assert warm.critic_flops == pytest.approx(10 * sampler)
+    assert warm.flops == planned_warm_flops(small)
+    assert made.warm_flops("duel-tats-r0.9-s0") == made.warm_flops("duel-tats-r0.9-s0-cut")
+    assert made.warm_flops("duel-tats-r0.9-s0") == warm.flops + warm.critic_flops
+    assert made.warm_flops("duel-random-r0.9-s0") == warm.flops
+    budget = 100 * step_flops(made.runs["duel-random-r0.9-s0"].run)
+    short = made.runs["duel-tats-r0.9-s0-cut"].run.training.steps
+    assert short is not None
+    cost = short * step_flops(tats.run) + warm.critic_flops
+    assert budget - step_flops(tats.run) < cost <= budget
+
+
+def planned_warm_flops(comparison: Comparison) -> float:
+    return plan(comparison).runs["duel-warm-s0"].flops
+
+
+def test_the_critic_of_a_warm_up_starts_late_and_its_policy_never_draws(small: Comparison) -> None:
+    visible = plan(replace(small, critic_steps=10)).runs["duel-warm-s2"].run.masking.visible
+    assert isinstance(visible, TATSConfig)
+    assert visible.switch.critic_by == 0.75
+    assert visible.switch.policy_by == 1
+    assert visible.switch.error_spread > 1e3
+
+
+def test_critics_of_another_shape_have_a_warm_up_of_their_own(small: Comparison) -> None:
+    order = Arm("order", {KIND: "tats", "masking.visible.objective": "order-low-error"})
+    twin = Arm("twin", {KIND: "tats", "masking.visible.ppo.temperature": 0.3})
+    made = plan(replace(small, arms=(*small.arms, twin, order), critic_steps=10, ratios=(0.9,)))
+    after = {name: one.after for name, one in made.runs.items() if one.stage == "full" and one.run.seed == 1}
+    assert after.pop("duel-order-r0.9-s1") == "duel-warm-order-s1"
+    assert set(after.values()) == {"duel-warm-s1"}
+    assert plan(replace(small, arms=(*small.arms, twin, order))).runs.keys().isdisjoint({"duel-warm-order-s1"})
+
+
 def test_a_plan_is_told_by_its_description(small: Comparison, planned: Plan) -> None:
     assert described(plan(small)) == described(planned)
     assert described(plan(replace(small, steps=101))) != described(planned)
@@ -100,6 +142,7 @@ def test_a_plan_is_told_by_its_description(small: Comparison, planned: Plan) -> 
         ({"arms": [Arm("random", {})]}, "needs two samplers or more"),
         ({"cooldown_steps": 100}, "cool-down must have at least 1 step and fewer than the run, got 100 of 100"),
         ({"warm_steps": 0}, "warm-up must have at least 1 step, got 0"),
+        ({"critic_steps": 40}, "critic's steps must be 0 or more and fewer than the warm-up's, got 40 of 40"),
         ({"cooldown_steps": 90}, "at equal FLOPs the sampler tats at ratio 0.8 gets .. of 100 steps, no more than"),
     ],
 )

@@ -8,12 +8,13 @@ import pytest
 from tats_ray.data.listing import list_sources
 from tats_ray.data.synthetic import CLASSES, LIST, MOTIONS, SpriteTracks, SyntheticConfig, draw_clip, make_videos
 
-CONFIG = SyntheticConfig(frames=24, size=64, motions=4)
+CONFIG = SyntheticConfig(frames=24, size=64, motions=6)
 
 
-def movers(motion: int, seed: int) -> list[np.ndarray]:
+def movers(motion: int, seed: int, *, frames: int) -> list[np.ndarray]:
     """Return the centres of the movers of one video, ``[frames, 2]`` each."""
-    _, tracks = draw_clip(np.random.default_rng(seed), CONFIG, motion=motion)
+    config = CONFIG.model_copy(update={"frames": frames})
+    _, tracks = draw_clip(np.random.default_rng(seed), config, motion=motion)
     return [np.stack([tracks.x[:, s], tracks.y[:, s]], axis=1) for s in np.flatnonzero(tracks.moving)]
 
 
@@ -23,16 +24,18 @@ def turning(path: np.ndarray) -> float:
     return float(np.mean(step[:-1, 0] * step[1:, 1] - step[:-1, 1] * step[1:, 0]))
 
 
+@pytest.mark.parametrize("frames", [24, 120])
 @pytest.mark.parametrize("seed", range(4))
-def test_movers_move_as_their_class_says(seed: int) -> None:
-    for path in movers(0, seed):
-        assert np.ptp(path[:, 0]) > 5
-        assert np.ptp(path[:, 1]) < 1e-3
-    for path in movers(1, seed):
-        assert np.ptp(path[:, 0]) < 1e-3
-        assert np.ptp(path[:, 1]) > 5
-    assert all(turning(path) > 0 for path in movers(2, seed))
-    assert all(turning(path) < 0 for path in movers(3, seed))
+def test_movers_move_as_their_class_says(seed: int, frames: int) -> None:
+    for motion, (x, y) in enumerate([(-1, 0), (1, 0), (0, -1), (0, 1)]):
+        for path in movers(motion, seed, frames=frames):
+            along, across = path @ np.array([x, y]), path @ np.array([y, x])
+            assert np.diff(along).min() > 0.1  # never back: the order of two frames tells the class
+            assert np.ptp(across) < 1e-3
+            assert path.min() > 0
+            assert path.max() < CONFIG.size
+    assert all(turning(path) > 0 for path in movers(4, seed, frames=frames))
+    assert all(turning(path) < 0 for path in movers(5, seed, frames=frames))
 
 
 def test_labels_are_listed_as_the_index_reads_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.loader import StepShare
 from tats_ray.geometry import TokenGrid
+from tats_ray.interruption import Stopped
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.draws import exponential_clocks
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
@@ -69,6 +70,11 @@ class Watched(LocalContext):
         super().__init__(torch.device("cpu"))
         self.seen: list[ProgressState] = []
         self.saved: list[str] = []
+        self.asked_after: int | None = None
+
+    def stopping(self) -> bool:
+        done = self.seen[-1].step if self.seen else 0
+        return self.asked_after is not None and done >= self.asked_after
 
     def progress(self, state: ProgressState) -> None:
         self.seen.append(state)
@@ -167,6 +173,32 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert wanted.keys() == found.keys()
     assert not [name for name, value in wanted.items() if not torch.equal(value, found[name])]
     assert rest.method.state_dict() == whole.method.state_dict()
+
+
+@pytest.mark.parametrize(("asked_after", "left_after"), [(0, 0), (7, 9), (9, 9)])
+def test_a_run_that_is_asked_to_stop_leaves_at_rest_and_goes_on_bit_for_bit(
+    make_job: Callable[..., Job], shares: Callable, asked_after: int, left_after: int
+) -> None:
+    def job_of(folder: str) -> Job:
+        job = make_job(folder=folder)
+        return replace(
+            job, config=job.config.model_copy(update={"checkpoint_every": STEPS}), max_failed_share=1.0, log_every=4
+        )
+
+    whole, part, rest = (job_of(folder) for folder in ("whole", "part", "part"))
+    state = train(whole, LoopState(), shares(failures=1))
+    assert isinstance(part.context, Watched)
+    assert isinstance(part.tracker, Recorder)
+    part.context.asked_after = asked_after
+    with pytest.raises(Stopped, match=f"after step {left_after} of 14"):
+        train(part, LoopState(), shares(failures=1))
+    assert part.context.saved == [f"step_{left_after:08d}"] * bool(left_after)
+    assert list(part.tracker.points.get("reconstruction/loss", ())) == [4, 8, 9][: left_after and 3]
+    checkpoint = latest_checkpoint(part.folder / "checkpoints")
+    again = LoopState() if checkpoint is None else resumed(rest, checkpoint)
+    assert train(rest, again, shares(again.step, failures=1)) == state
+    wanted, found = everything(whole), everything(rest)
+    assert not [name for name, value in wanted.items() if not torch.equal(value, found[name])]
 
 
 def test_checkpoints_are_taken_at_rest_and_at_the_end(make_job: Callable[..., Job], shares: Callable) -> None:

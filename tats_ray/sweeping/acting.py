@@ -1,0 +1,140 @@
+"""Whether the swept knobs of a trial can act, asked before it starts, and whether they did, asked when it is over."""
+
+from collections.abc import Collection, Iterator
+from typing import assert_never
+
+from tats_ray.config.overrides import flatten
+from tats_ray.config.run import TrainRun
+from tats_ray.masking.tats import TATSConfig
+from tats_ray.sweeping.trials import Trial
+
+SAMPLER = "masking.visible."
+KIND = f"{SAMPLER}kind"
+PPO = f"{SAMPLER}ppo."
+CLIP = f"{PPO}clip_eps"
+POLICY_ON = "sampler/policy_on_step"
+CLIPFRAC = "ppo/clipfrac"
+LEAST_CLIPFRAC = 0.01
+"""A clip range that fewer ratios than this share ever leave is as good as none."""
+
+_TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in ("ppo.", "switch.", "objective", "embed_dim"))
+
+
+def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = None) -> str | None:
+    """Say which swept knob had no effect in a trial that ran; None where all had, as far as can be told.
+
+    Args:
+        trial: With its summary, and the mean of ``ppo/clipfrac`` over all its updates.
+        knobs: The sweep's dotted paths.
+        kind: Of the base run's sampler, for sweeps that do not choose it. Without it a sampler is TATS's where a knob
+            is of that kind alone.
+    """
+    of_sampler = [path for path in knobs if path.startswith(SAMPLER)]
+    if not of_sampler or _kind(trial, of_sampler, kind) != "tats":
+        return None  # other samplers draw from the first step on
+    steps = trial.metrics.get("step", trial.curve[-1].step if trial.curve else 0)
+    if not trial.metrics.get(POLICY_ON, steps) < steps:
+        few = _few(of_sampler)
+        return f"its sampler was never on in {steps:.0f} steps, so it trained on random masks, without effect of {few}"
+    if CLIP not in knobs:
+        return None
+    clipfrac = trial.metrics.get(CLIPFRAC)
+    if clipfrac is None:
+        return f"no {CLIPFRAC} was recorded, so nobody knows whether {CLIP} had an effect"
+    if not clipfrac >= LEAST_CLIPFRAC:
+        return (
+            f"{CLIP} had no effect: {clipfrac:.2%} of the ratios left the clip range, fewer than {LEAST_CLIPFRAC:.0%} "
+            f"({CLIPFRAC}, mean of all updates)"
+        )
+    return None
+
+
+def why_it_cannot_act(run: TrainRun, swept_paths: Collection[str]) -> str | None:
+    """Say which swept knob cannot have an effect in a run with these settings; None where all can.
+
+    Args:
+        run: One trial's, complete.
+        swept_paths: Dotted paths of the sweep.
+    """
+    held = flatten(run.model_dump())
+    visible = run.masking.visible
+    for path in swept_paths:
+        if path not in held and not any(name.startswith(f"{path}.") for name in held):
+            return f"{path} is no knob of this trial, whose {KIND} is {visible.kind}"
+    reasons = list(_of_schedule(run))
+    if isinstance(visible, TATSConfig):
+        reasons += [*_of_ppo(visible), *_of_switch(run, visible)]
+    return next(
+        (f"{path} cannot act: {reason}" for path in swept_paths for named, reason in reasons if path.startswith(named)),
+        None,
+    )
+
+
+def _of_schedule(run: TrainRun) -> Iterator[tuple[str, str]]:
+    """Yield paths, or how they begin, with why the learning rate does not depend on them."""
+    optim = run.optim
+    match optim.schedule:
+        case "cosine":
+            yield "optim.cooldown_share", "with optim.schedule=cosine there is no cool-down"
+        case "constant":
+            if not optim.cooldown_share:
+                yield "optim.base_min_learning_rate", "with optim.cooldown_share=0 the rate never falls to it"
+        case never:
+            assert_never(never)
+
+
+def _of_ppo(config: TATSConfig) -> Iterator[tuple[str, str]]:
+    """Yield the knobs that an objective, or the number of its passes, leaves without a part."""
+    ppo = config.ppo
+    if ppo.update_epochs == 1:
+        if ppo.rollout_steps == 1:
+            yield (
+                CLIP,
+                f"with a single update a rollout ({PPO}update_epochs=1, {PPO}rollout_steps=1) the ratio is always 1",
+            )
+        yield f"{PPO}target_kl", f"it ends an update between its passes, and {PPO}update_epochs=1 is one pass"
+    if config.objective == "regress":
+        yield CLIP, f"{SAMPLER}objective=regress has no ratio, so nothing is clipped"
+    if config.objective == "surrogate":
+        yield f"{PPO}temperature", f"{SAMPLER}objective=surrogate has no entropy, so the temperature has no part in it"
+
+
+def _of_switch(run: TrainRun, config: TATSConfig) -> Iterator[tuple[str, str]]:
+    """Yield what comes too late, or is decided already, given that switches are thrown at validations only.
+
+    The critic starts at the first validation at the earliest. A step limit starts the policy one validation later, its
+    criterion, which has to hold twice, two later. A run that takes over all of another's training may have both on.
+    """
+    total, every, switch = run.training.steps, run.training.validate_every, config.switch
+    if total is None or (run.init is not None and run.init_takes == "training"):
+        return
+    by_limit = switch.policy_by * total
+    earliest = 2 * every if by_limit <= 2 * every else 3 * every
+    if earliest + config.ppo.rollout_steps > total:
+        yield (
+            SAMPLER,
+            f"the sampler is on after step {earliest} at the earliest and learns every {config.ppo.rollout_steps} "
+            f"steps after it, and the run ends at step {total}: lower training.validate_every ({every}) or set more "
+            f"training.steps",
+        )
+    if switch.critic_by * total <= every:
+        yield (
+            f"{SAMPLER}switch.error_spread",
+            f"{SAMPLER}switch.critic_by={switch.critic_by:g} starts the critic at the first validation anyway",
+        )
+    if by_limit <= 3 * every:
+        yield (
+            f"{SAMPLER}switch.explained_variance",
+            f"{SAMPLER}switch.policy_by={switch.policy_by:g} starts the policy no later than the criterion can",
+        )
+
+
+def _kind(trial: Trial, of_sampler: Collection[str], kind: str | None) -> str | None:
+    if KIND in trial.knobs:
+        return trial.knobs[KIND]
+    return "tats" if any(path.startswith(_TATS_ALONE) for path in of_sampler) else kind
+
+
+def _few(paths: Collection[str]) -> str:
+    shown = [path.removeprefix(SAMPLER) for path in paths]
+    return ", ".join(shown[:3]) + (" and others" if len(shown) > 3 else "")
