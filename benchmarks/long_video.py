@@ -9,9 +9,9 @@ form of attention. Two thirds of the targets are the most important tokens (by f
 of scores, which is what makes long clips run out of memory; their FLOPs are equal.
 
 Each case has a process of its own. Seconds are medians of the rounds after two more. Peak memory is that of all its
-steps, weights, optimiser and clips included: torch's allocations on a GPU; on a CPU the growth of the resident set, and
-that holds freed memory too. ``choice`` is what scores, rankings, draws and gathers take, measured apart, as a share of
-a step. FLOPs are what ``tats_ray.nn.cost`` says; ``counted`` is what ``torch.utils.flop_counter`` finds on shapes alone.
+steps, weights, optimiser and clips included: torch's allocations on a GPU; on a CPU the growth of the resident set,
+which holds freed memory too. ``choice`` is what scores, rankings, draws and gathers take, measured apart, as a share of
+a step. FLOPs are what ``tats_ray.nn.cost`` says; ``counted`` is what ``torch.utils.flop_counter`` finds on shapes.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed; 0 counts FLOPs and runs nothing")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of all threads of the process")
     parser.add_argument("--record", type=Path, help="append one JSON line a case to this file")
@@ -98,7 +98,8 @@ def main() -> None:
     lines = []
     print(heading(options))
     for case in (Case(*cell) for cell in product(options.frames, options.budgets, options.attention)):
-        lines.append(line_of(case, in_own_process(case, options), options))
+        found = in_own_process(case, options) if options.rounds else Found(None, None, None)
+        lines.append(line_of(case, found, options))
         print(row(lines[-1]), flush=True)
         if options.record is not None:
             with options.record.open("a") as record:
@@ -275,7 +276,7 @@ def row(line: dict) -> str:
     flops = f"{line['flops'] / 1e9:>9.2f} {line['counted_flops'] / 1e9:>9.2f} {line['decoding_share_of_dense']:>9.3f}"
     begin = f"{line['frames']:>6} {line['tokens']:>7} {share:>8} {line['attention']:>9} {flops}"
     if line["seconds"] is None:
-        return f"{begin} {'out of memory':>26}"
+        return f"{begin} {'out of memory' if int(line['rounds']) else 'not run':>26}"
     taken = line["seconds"]
     spread = f"{statistics.median(taken):.3f} ({min(taken):.3f} to {max(taken):.3f})"
     return f"{begin} {spread:>26} {line['choice']:>7.3f} {line['peak_gib']:>6.2f}"
