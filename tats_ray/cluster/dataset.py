@@ -93,6 +93,6 @@ def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:
     columns = (batch["position"].tolist(), batch["path"], batch["video"], batch["reason"], batch["failed"])
     truths = batch.get("truth", [None] * len(batch["failed"]))
     return [
-        Sample(position, str(path), None if failed else video, str(reason), None if failed else truth)
-        for position, path, video, reason, failed, truth in zip(*columns, truths, strict=True)
+        Sample(position, str(path), None if failed else video, str(reason), None if failed else truth, bool(short))
+        for position, path, video, reason, failed, truth, short in zip(*columns, truths, batch["short"], strict=True)
     ]

@@ -180,7 +180,7 @@ class TrainRun(Run):
     model: ModelConfig = ModelConfig()
     """Shape of the autoencoder."""
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens the encoder sees."""
+    """Which tokens the encoder sees, and which of the others the decoder predicts."""
 
     @property
     def grid(self) -> TokenGrid:

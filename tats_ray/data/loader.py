@@ -26,6 +26,7 @@ class StepShare:
 
     batches: Sequence[ClipBatch]
     failures: Sequence[tuple[str, str]]  # path and reason of the clips that are missing
+    short: Sequence[bool] = ()  # of each clip that is there, whether its video is shorter
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
         rows = torch.tensor([sample.position % spec.global_batch for sample, _ in part], dtype=torch.int64)
         truth = None if spec.truth_grid is None else _truth([sample for sample, _ in part], spec.truth_grid)
         batches.append(ClipBatch(video=torch.from_numpy(video), row=rows, truth=truth))
-    return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
+    failures = [(sample.path, sample.reason) for sample in samples if sample.video is None]
+    return StepShare(batches, failures, [sample.short for sample in samples if sample.video is not None])
 
 
 def _truth(samples: Sequence[Sample], grid: GridShape) -> torch.Tensor:

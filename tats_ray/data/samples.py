@@ -26,6 +26,7 @@ class Sample:
     video: np.ndarray | None  # uint8 [frames, height, width, 3]
     reason: str = ""
     truth: np.ndarray | None = None  # float32 [tokens], share that shows a mover; only where it is asked for
+    short: bool = False  # its video is shorter than a clip
 
 
 def load_samples(
@@ -49,7 +50,7 @@ def load_samples(
     except DecodeError as error:
         return [Sample(position, record.source.name, None, error.reason) for position in positions]
     return [
-        Sample(position, record.source.name, clip.video, truth=truth)
+        Sample(position, record.source.name, clip.video, truth=truth, short=clip.held)
         for position, clip, truth in zip(positions, clips, truths, strict=True)
     ]
 

@@ -274,8 +274,7 @@ def training_kept_bytes(model: ModelConfig, masking: MaskingConfig, *, grid: Tok
         grid: How a clip is cut.
         width: Bytes of a number in matrix products: 4, or 2 under bfloat16.
     """
-    planner = mask_planner(masking, grid)
-    tokens = grid.num_tokens
+    planner, tokens = mask_planner(masking, grid), grid.num_tokens
     autoencoder = cost.autoencoder_kept_bytes(
         model.encoder,
         model.decoder,
@@ -293,10 +292,10 @@ def training_kept_bytes(model: ModelConfig, masking: MaskingConfig, *, grid: Tok
             sampler = embed + cost.block_kept_bytes(tokens, dim=dim, width=width)
         case TATSConfig(embed_dim=dim, num_heads=heads) as config:
             window = window_grid(grid, window_frames=config.window_frames, tubelet_size=model.tubelet_size)
-            block = cost.trajectory_block_kept_bytes(
-                window.num_tokens, time=window.time, dim=dim, num_heads=heads, width=width
+            # A sum over tokens of what each keeps, which its window's slots decide.
+            sampler = embed + cost.trajectory_block_kept_bytes(
+                tokens, time=window.time, dim=dim, num_heads=heads, width=width
             )
-            sampler = embed + grid.time // window.time * block
         case never:
             assert_never(never)
     return {"autoencoder": autoencoder, "sampler": sampler}

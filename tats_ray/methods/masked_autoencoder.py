@@ -121,7 +121,7 @@ class MaskedAutoencoding:
         with stepper.autocast():
             with stepper.span("sampler"):
                 scores = self.update.score(patches, batch.truth)
-                plan = self._plan(batch, patches, scores, step=step)
+                plan = self.plan(batch, patches, scores, step=step)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
         error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
         loss = weighted_mean(error, plan.target_weight)
@@ -132,7 +132,8 @@ class MaskedAutoencoding:
         averages.add("reconstruction/loss", loss)
         averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
 
-    def _plan(self, batch: ClipBatch, patches: Tensor, scores: Scores | None, *, step: int) -> MaskPlan:
+    def plan(self, batch: ClipBatch, patches: Tensor, scores: Scores | None, *, step: int) -> MaskPlan:
+        """Choose a batch's visible tokens and targets; its noise is that of seed, step and the clips' rows."""
         noise = partial(exponential_clocks, seed=self.seed, device=batch.video.device)
         shape = (self.global_batch, self.grid.num_tokens)
         return self.planner.plan(
@@ -214,7 +215,7 @@ class MaskedAutoencoding:
             scores = self.scores(patches, None if mover is None else mover[:1])
             importance = None if self.importance is None else self.importance(batch, patches)
             visible_idx, _ = self.planner.visible(scores, clocks, importance)
-            for target_idx, prediction in self._hidden_in_parts(patches, visible_idx, clocks):
+            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks):
                 where = target_idx[:, :, None].expand_as(prediction)
                 alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
                 restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
@@ -255,16 +256,21 @@ class MaskedAutoencoding:
             patches, visible_idx = patchify(video, self.grid), random_tokens(noise, count=count).sort(dim=1).values
             parts = [
                 (idx, token_error(prediction, normalized_patches(take_tokens(patches, idx))))
-                for idx, prediction in self._hidden_in_parts(patches, visible_idx, noise)
+                for idx, prediction in self.hidden_in_parts(patches, visible_idx, noise)
             ]
             found.append(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
         target_idx, error = (torch.cat(part) for part in zip(*found, strict=True))
         return target_idx, error
 
-    def _hidden_in_parts(self, patches: Tensor, visible_idx: Tensor, clocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def hidden_in_parts(self, patches: Tensor, visible_idx: Tensor, clocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all hidden tokens with their predictions, at most as many at once as the decoder is trained with.
 
         A decoder that has only seen few mask tokens is not asked for many; which come together is random.
+
+        Args:
+            patches: uint8 ``[batch, tokens, pixels]``.
+            visible_idx: ``[batch, visible]``, sorted.
+            clocks: ``[batch, tokens]``, any noise: its order parts the tokens.
         """
         hidden_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
         parts = math.ceil(hidden_idx.shape[1] / self.planner.target.count)

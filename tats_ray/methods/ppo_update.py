@@ -191,7 +191,7 @@ class PPOUpdate:
             nats.append(math.log(tokens) - entropy(rollout.log_prob).cpu())
             averages.add("sampler/nats_from_uniform", nats[-1])
             averages.add("sampler/max_probability", rollout.log_prob.max(1).values.exp() * tokens)
-            averages.add("sampler/weight_cap_share", _at_cap(rollout, log_cap=self.config.reward.log_weight_cap))
+            averages.add("sampler/weight_cap_share", _at_cap(rollout, self.config.reward.log_weight_cap))
             averages.add("ppo/error_variance", _variance(rollout))
         averages.add("sampler/temperature", self.temperature)
         return torch.cat(nats)
@@ -202,7 +202,7 @@ def _variance(rollout: Rollout) -> Tensor:
     return (rollout.weight * (rollout.error - 1).square()).sum(1) / rollout.weight.sum(1)
 
 
-def _at_cap(rollout: Rollout, *, log_cap: float) -> Tensor:
+def _at_cap(rollout: Rollout, log_cap: float) -> Tensor:
     """Which of the targets that count have their hiding weight at its cap, 0 or 1 each."""
     assert rollout.decode_weight is not None
     counts = rollout.decode_weight > 0

@@ -22,6 +22,7 @@ from tats_ray.masking.plan import MaskPlan
 from tats_ray.masking.pool import PoolConfig, PoolRestConfig
 from tats_ray.masking.random_share import RandomShareConfig
 from tats_ray.masking.running_cell import RunningCellConfig
+from tats_ray.masking.targets import Mode
 from tats_ray.masking.tats import TATSConfig
 from tats_ray.masking.uniform_slices import UniformSlicesConfig
 from tats_ray.methods.averages import Averages
@@ -36,9 +37,12 @@ from tats_ray.methods.build import (
     training_flops,
 )
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.methods.ppo_update import PPOUpdate
 from tats_ray.methods.reconstruction import token_error, weighted_mean
 from tats_ray.nn.patches import patchify
+from tats_ray.rl.policy_gradient import hidden_token_loss
 from tats_ray.rl.ppo import PPOConfig
+from tats_ray.rl.rollout import hiding_weight
 from tats_ray.training.stepper import GradientStepper
 
 Batches = Callable[..., ClipBatch]
@@ -188,7 +192,7 @@ def test_targets_that_are_visible_do_not_count(method_of: Methods, make_batch: B
     method = method_of(masking(RandomConfig(), RunningCellConfig()))
     batch = make_batch(range(8))
     patches = patchify(batch.video, grid)
-    plan: MaskPlan = method._plan(batch, patches, None, step=0)
+    plan: MaskPlan = method.plan(batch, patches, None, step=0)
     seen = plan.target_weight == 0
     assert seen.any()
     wrong = torch.where(seen[:, :, None], 1e6, 0.0)
@@ -232,3 +236,60 @@ def test_the_embedding_ranks_as_it_is_trained_and_gets_no_gradient_from_it(
     method.train_step([batch], step=0, stepper=make_stepper(method), averages=Averages())
     assert not torch.equal(method.importance(batch, patches), first)
     assert training_flops(model, everest, grid=grid)["importance"] == 2 * 64 * 96 * 16
+
+
+def test_targets_are_drawn_with_noise_of_their_own(method_of: Methods, make_batch: Batches, grid: TokenGrid) -> None:
+    """With the noise of the visible tokens, the earliest 19 of all tokens would hold the earliest 16."""
+    method, batch = (
+        method_of(masking(RandomConfig(), RandomShareConfig(share=0.3, mode="overlap"))),
+        make_batch(range(8)),
+    )
+    plan = method.plan(batch, patchify(batch.video, grid), None, step=0)
+    assert plan.target_weight[0].sum() > 8  # of 19; 14 are expected, and 3 with the same noise
+
+
+@pytest.mark.parametrize("mode", ["disjoint", "overlap"])
+def test_samplers_are_told_how_probably_each_target_was_decoded(
+    mode: Mode, method_of: Methods, make_stepper: Steppers, make_batch: Batches, grid: TokenGrid
+) -> None:
+    target = ImportantConfig(top_share=0.2, random_share=0.1, mode=mode)
+    tats = TATS.model_copy(update={"ppo": PPOConfig(rollout_steps=2)})
+    method, batch = method_of(masking(tats, target)), make_batch(range(8))
+    patches = patchify(batch.video, grid)
+    plan = method.plan(batch, patches, method.update.score(patches), step=0)
+    errors: list[torch.Tensor] = []
+    collect = method.update.collect
+    method.update.collect = lambda patches, plan, scores, error: (  # type: ignore[method-assign]
+        errors.append(error) or collect(patches, plan, scores, error)
+    )
+    method.train_step([batch], step=0, stepper=make_stepper(method), averages=Averages())
+    assert isinstance(method.update, PPOUpdate)
+    ((told,),) = method.update._gathered[:1]
+    assert plan.draw is not None
+    chance = torch.ones(8, 18)
+    random = ~as_important(batch, patches, plan, method)
+    chance[random] = 6 / (64 - 12 - (16 if mode == "disjoint" else 0))
+    decode_weight = plan.target_weight / chance
+    hiding = hiding_weight(plan.draw.log_prob, plan.draw.threshold).gather(1, plan.target_idx)
+    assert torch.equal(told.target_idx, plan.target_idx)
+    assert torch.allclose(told.weight, hiding * decode_weight)
+    assert told.clip_error is not None
+    stratified = (errors[0] * decode_weight).sum(1) / decode_weight.sum(1)
+    assert torch.allclose(told.clip_error, stratified)
+    assert torch.allclose(told.error, errors[0] / stratified[:, None])
+    adamae = method_of(masking(AdaMAEConfig(num_heads=2, loss_weight=0.5), target))
+    scores = adamae.update.score(patches)
+    assert scores is not None
+    joint = adamae.update.joint_loss(plan, scores, errors[0])
+    assert joint is not None
+    wanted = hidden_token_loss(scores.log_prob, plan.target_idx, errors[0], decode_weight)
+    assert torch.allclose(joint, 0.5 * wanted)
+
+
+def as_important(batch: ClipBatch, patches: torch.Tensor, plan: MaskPlan, method: MaskedAutoencoding) -> torch.Tensor:
+    """Which targets are among the most important tokens that a rule could take, ranked by hand."""
+    assert method.importance is not None
+    rank = method.importance(batch, patches)
+    if (plan.target_weight == 1).all():
+        rank = rank.scatter(1, plan.visible_idx, -1.0)
+    return rank.gather(1, plan.target_idx) >= rank.sort(1, descending=True).values[:, 11:12]
