@@ -25,6 +25,7 @@ from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
+from tats_ray.data.codes import CodeCache, CodesError
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
@@ -45,7 +46,7 @@ from tats_ray.training.state import (
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch
 
-RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
 
 FREE_TO_CHANGE = (
@@ -172,7 +173,24 @@ def prepare(run: R) -> tuple[R, Manifest]:
             f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
         )
     _check_cache(run, videos)
-    return run, manifest
+    return _with_codes(run, manifest), manifest
+
+
+def _with_codes(run: R, manifest: Manifest) -> R:
+    """Return the run with the hash of the tokenizer whose codes it reads, if any; all of its videos have codes."""
+    data = run.data
+    if data.codes is None:
+        return run
+    folder = absolute(data.codes, "data.codes")
+    cache = CodeCache.open(Path(folder), clip=data, tokenizer=data.tokenizer)
+    cache.check(manifest)
+    if cache.about.tokens != run.grid.num_tokens:
+        raise ConfigError(
+            f"data.codes={folder} has {cache.about.tokens} codes a clip, and the model cuts it into "
+            f"{run.grid.num_tokens} tokens; give model.tubelet_size and model.patch_size those of a code"
+        )
+    data = data.model_copy(update={"codes": folder, "tokenizer": cache.about.tokenizer})
+    return run.model_copy(update={"data": data})
 
 
 def _check_goes_on(run: Run, *, total_steps: int) -> None:

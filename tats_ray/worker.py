@@ -76,6 +76,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         rank=context.rank,
         world_size=context.world_size,
         truth_grid=run.truth_grid,
+        codes=None if run.data.codes is None else Path(run.data.codes),
     )
     tracker: Tracker = MlflowTracker(launch.handle) if context.rank == 0 else NullTracker()
     job = Job(

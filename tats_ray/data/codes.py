@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tats_ray.data.clips import ClipConfig
 from tats_ray.data.frames import Pace
-from tats_ray.data.manifest import VideoRecord
+from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.scaling import Crop
 from tats_ray.data.views import Crops, segment_starts, view_crops
 
@@ -63,10 +63,9 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class CodedClip:
-    """A clip that was encoded."""
+class Coded:
+    """What was made of a clip."""
 
-    cut: Cut
     codes: np.ndarray
     """int32 [tokens]."""
     importance: np.ndarray
@@ -252,7 +251,30 @@ class CodeCache:
         """
         return list(self._of(record))
 
-    def read(self, record: VideoRecord, cut: Cut) -> CodedClip:
+    def middle(self, record: VideoRecord) -> Cut:
+        """Return the clip in the middle of those of a video that are not mirrored.
+
+        Raises:
+            CodesError: As :meth:`cuts`.
+        """
+        plain = [cut for cut in self.cuts(record) if not cut.flip]
+        return plain[len(plain) // 2]
+
+    def check(self, manifest: Manifest) -> None:
+        """See that every video of a manifest has codes, or did not decode when it was to be encoded.
+
+        Raises:
+            CodesError: Some have neither.
+        """
+        ids = manifest.table["id"].to_pylist()
+        without = [row for row, video in enumerate(ids) if video not in self._places and video not in self._lost]
+        if without:
+            raise CodesError(
+                f"{self.folder} has no codes of {len(without)} of the {len(ids)} videos of {manifest.name}, the first "
+                f"is {manifest.record(without[0]).source.name}; encode this manifest with pipelines/encode_clips.py"
+            )
+
+    def read(self, record: VideoRecord, cut: Cut) -> Coded:
         """Return what was made of a clip.
 
         Raises:
@@ -275,7 +297,7 @@ class CodeCache:
                 f"{part_file(self.folder, number)} is damaged: row {row} does not hold {tokens} codes below {size} and "
                 f"as many finite importances; remove the file and encode the clips again, which makes the missing part"
             )
-        return CodedClip(cut, codes, importance)
+        return Coded(codes, importance)
 
     def _of(self, record: VideoRecord) -> dict[Cut, tuple[int, int]]:
         if record.id in self._lost:
