@@ -71,7 +71,10 @@ _logger = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):
-    """A run failed; the message is fit to be shown without a traceback."""
+    """A run failed; the message is fit to be shown without a traceback, and holds no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def conduct(
     check: Callable[[Run], object] = lambda run: None,
     fresh: bool = False,
     parent_run_id: str | None = None,
+    record_id: str | None = None,
 ) -> Outcome:
     """Execute a run to its end, resuming an interrupted one of the same name.
 
@@ -99,6 +103,7 @@ def conduct(
         check: Raises one of ``RUN_ERRORS`` where ``execute`` could not run; called before anything is recorded.
         fresh: Start anew even if there is something to resume.
         parent_run_id: MLflow run of the sweep it belongs to.
+        record_id: MLflow run that a run without something to resume goes on with, instead of a new one.
 
     Raises:
         RunFailedError: It cannot start, or failed; everything is recorded.
@@ -112,16 +117,24 @@ def conduct(
             stack.enter_context(alone(run))
         except (*RUN_ERRORS, ValueError) as error:
             raise RunFailedError(str(error)) from error
-        return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id)
+        return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id, record_id=record_id)
 
 
 def _conduct(
-    run: Run, manifest: Manifest, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None
+    run: Run,
+    manifest: Manifest,
+    execute: Callable[[Launch], None],
+    *,
+    fresh: bool,
+    parent_run_id: str | None,
+    record_id: str | None,
 ) -> Outcome:
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
         with abandoned(folder if resumed_from is None else None):
-            handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
+            if resumed_from is not None:
+                record_id = read_status(folder)["mlflow_run_id"]
+            handle = _open(run, manifest, folder, record_id=record_id, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
     if resumed_from is not None:
@@ -161,9 +174,8 @@ def prepare(run: R) -> tuple[R, Manifest]:
     manifest = Manifest.read_all(named)
     if run.truth_grid is not None:
         require_truth(manifest)
-    rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
-    videos = manifest.select(rows)
-    _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
+    videos = _training_videos(run, manifest)
+    _check_goes_on(run, last=total_steps(run, manifest))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0:
@@ -193,15 +205,25 @@ def _with_codes(run: R, manifest: Manifest) -> R:
     return run.model_copy(update={"data": data})
 
 
-def _check_goes_on(run: Run, *, total_steps: int) -> None:
+def total_steps(run: Run, manifest: Manifest) -> int:
+    """Return the training steps of a run."""
+    return run.total_steps(epoch_length(_training_videos(run, manifest).parts))
+
+
+def _training_videos(run: Run, manifest: Manifest) -> Manifest:
+    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
+    return manifest.select(rows)
+
+
+def _check_goes_on(run: Run, *, last: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
         raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
     step = checkpoint_step(Path(run.init))
-    if step >= total_steps:
+    if step >= last:
         raise ConfigError(
-            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
+            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {last}; "
             f"raise training.steps (or training.epochs) above it"
         )
 
@@ -298,7 +320,7 @@ def find_finished(run: Run, manifest: Manifest) -> Path | None:
     return None
 
 
-def _open(run: Run, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
+def _open(run: Run, manifest: Manifest, folder: Path, *, record_id: str | None, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     tracking = run.tracking
     if tracking.run_name is None:
@@ -313,7 +335,7 @@ def _open(run: Run, manifest: Manifest, folder: Path, *, resumed: bool, parent_r
             digest=manifest.hash,
             source=manifest.name,
         ),
-        run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
+        run_id=record_id,
         parent_run_id=parent_run_id,
         tags={"tats.kind": "run", "tats.folder": str(folder), **run_tags(run)},
         description=describe_run(run, num_videos=len(manifest)),
@@ -400,7 +422,7 @@ def _changed(run: Run, folder: Path, status: dict, manifest: Manifest) -> list[s
 
 def _record_failure(folder: Path, error: BaseException) -> str:
     """Write the traceback to a file; return the one message for the user."""
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    (folder / "error.log").write_text(without_credentials("".join(traceback.format_exception(error))))
     if isinstance(error, (*RUN_ERRORS, RunFailedError)):
         return str(error)
     lines = str(error).strip().splitlines()

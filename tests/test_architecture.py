@@ -27,9 +27,15 @@ HOMES = {
         "tracking/video_file.py",
     },
     "mlflow": {"tracking/calling.py", "tracking/mlflow.py"},
-    "matplotlib": {"tracking/charts.py", "tracking/figures.py", "tracking/overlays.py"},
+    "matplotlib": {
+        "tracking/chart_file.py",
+        "tracking/charts.py",
+        "tracking/figures.py",
+        "tracking/overlays.py",
+        "tracking/sweep_charts.py",
+    },
     "PIL": {"tracking/figures.py"},
-    "safetensors": {"training/state.py"},
+    "safetensors": {"tokenizer/adversarial.py", "training/state.py"},
 }
 
 

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import ray
+import torch
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -77,6 +78,13 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def gpu_bytes() -> float | None:
+    """Return the memory of the cluster's smallest GPU, asked of each machine that has one; None without GPUs."""
+    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = [_gpu_bytes.options(num_gpus=0.01, scheduling_strategy=_on(node)).remote() for node in with_gpu]
+    return min(ray.get(asked), default=None)
+
+
 def machines_without(folder: Path) -> list[str]:
     """Return the addresses of the machines that do not see what this one writes into a folder."""
     here = ray.get_runtime_context().get_node_id()
@@ -91,6 +99,11 @@ def machines_without(folder: Path) -> list[str]:
     finally:
         token.unlink(missing_ok=True)
     return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
+
+
+@ray.remote(num_cpus=0)
+def _gpu_bytes() -> float:
+    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 @ray.remote(num_cpus=0)

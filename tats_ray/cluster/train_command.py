@@ -17,7 +17,7 @@ from tats_ray.config.files import to_yaml
 from tats_ray.config.run import Run
 from tats_ray.driver import RUN_ERRORS, Launch, Outcome, RunFailedError, conduct
 from tats_ray.interruption import Terminated
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.worker import LEDGER, describe
 
 R = TypeVar("R", bound=Run)
@@ -54,7 +54,7 @@ def run_command(
             return show(run)
         outcome = conduct(run, executor(run), check=checker(run), fresh=parsed.fresh)
     except (RunFailedError, *RUN_ERRORS, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {without_credentials(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         return _stopped("interrupted", 130)
@@ -86,7 +86,7 @@ def checker(run: Run) -> Callable[[Run], object]:
 
 def show(run: Run) -> int:
     """Print what the run would be."""
-    sys.stdout.write(to_yaml(run) + "\n")
+    sys.stdout.write(without_credentials(to_yaml(run)) + "\n")
     facts = describe(run)
     width = max(len(name) for name in facts)
     for name, value in facts.items():

@@ -152,7 +152,8 @@ class MaskedAutoencoding:
             scores = self.scores(patches, held_out.truth.get("mover"))
         common_error = self.random_mask_error(held_out, mask_ratio=COMMON_MASK_RATIO)
         averages.add("validation/random_mask_error", common_error)
-        relative = error / error.mean(1, keepdim=True)
+        rewarded = self.update.reward(error, patches, plan.target_idx)
+        relative = rewarded / rewarded.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
         if scores is None:
             return

@@ -13,10 +13,12 @@ from tats_ray.masking.tats import TATSConfig, TATSScorer
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import Stepper
 from tats_ray.methods.reconstruction import weighted_mean
+from tats_ray.nn.patches import take_tokens
 from tats_ray.rl.choice import objective_of
 from tats_ray.rl.objective import Estimate
 from tats_ray.rl.ppo import adapt_temperature, entropy
-from tats_ray.rl.rollout import LOG_WEIGHT_CAP, Rollout, hiding_weight, relative_error
+from tats_ray.rl.reward import reward_error
+from tats_ray.rl.rollout import Rollout, hiding_weight, relative_error
 
 
 class PPOUpdate:
@@ -70,12 +72,18 @@ class PPOUpdate:
             observation=patches,
             log_prob=log_prob,
             target_idx=plan.target_idx,
-            error=relative_error(error, plan.target_weight),
-            weight=hiding_weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * plan.target_weight,
+            error=relative_error(self.reward(error, patches, plan.target_idx), plan.target_weight),
+            weight=self._weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * plan.target_weight,
             order=plan.draw.order,
             clip_error=weighted_mean(error, plan.target_weight),
         )
         self._gathered[-1].append(rollout if scores is None else self.objective.credit(rollout, _estimate(scores)))
+
+    def reward(self, error: Tensor, patches: Tensor, target_idx: Tensor) -> Tensor:
+        """Return errors as the sampler is rewarded for them, ``[clips, target]``."""
+        if self.config.reward.error == "normalised":
+            return error
+        return reward_error(error, take_tokens(patches, target_idx), self.config.reward)
 
     def improve(self, stepper: Stepper, averages: Averages) -> None:
         """Run the update epochs once ``rollout_steps`` steps are gathered."""
@@ -134,14 +142,20 @@ class PPOUpdate:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.stage = str(state["stage"])
-        self.temperature = float(state["temperature"])  # type: ignore[arg-type]
+        if self.config.ppo.target_nats is not None:  # else it is a setting, with which a run may go on changed
+            self.temperature = float(state["temperature"])  # type: ignore[arg-type]
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         self._good_checks = int(state["good_checks"])  # type: ignore[call-overload]
 
     def _scores(self, patches: Tensor) -> Scores:
         """Score with the policy that the objective makes of actor and critic."""
         scores = self.scorer(patches)
+        if self.config.reward.critic == "constant":
+            scores = replace(scores, value=1 + 0 * scores.value)  # with a gradient, which is zero
         return replace(scores, logits=self.objective.logits(scores.logits, scores.value, temperature=self.temperature))
+
+    def _weight(self, log_prob: Tensor, threshold: Tensor) -> Tensor:
+        return hiding_weight(log_prob, threshold, log_cap=self.config.reward.log_weight_cap)
 
     def _minibatch(self, rollouts: Sequence[Rollout], stepper: Stepper, averages: Averages) -> Tensor:
         kl = torch.zeros(0)
@@ -173,7 +187,8 @@ class PPOUpdate:
             nats.append(math.log(tokens) - entropy(rollout.log_prob).cpu())
             averages.add("sampler/nats_from_uniform", nats[-1])
             averages.add("sampler/max_probability", rollout.log_prob.max(1).values.exp() * tokens)
-            averages.add("sampler/weight_cap_share", (rollout.weight >= math.exp(LOG_WEIGHT_CAP) * 0.999).float())
+            cap = math.exp(self.config.reward.log_weight_cap)
+            averages.add("sampler/weight_cap_share", (rollout.weight >= cap * 0.999).float())
             averages.add("ppo/error_variance", _variance(rollout))
         averages.add("sampler/temperature", self.temperature)
         return torch.cat(nats)

@@ -34,9 +34,8 @@ def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = 
         return None  # other samplers draw from the first step on
     steps = trial.metrics.get("step", trial.curve[-1].step if trial.curve else 0)
     if not trial.metrics.get(POLICY_ON, steps) < steps:
-        return (
-            f"its sampler was never on in {steps:.0f} steps: it is a run with random masks, whatever {_few(of_sampler)}"
-        )
+        few = _few(of_sampler)
+        return f"its sampler was never on in {steps:.0f} steps, so it trained on random masks, without effect of {few}"
     if CLIP not in knobs:
         return None
     clipfrac = trial.metrics.get(CLIPFRAC)

@@ -1,22 +1,27 @@
 """The page of a sweep: what may be said first, then the ranking, charts, the best run, and every trial."""
 
 import csv
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader
 
 from tats_ray.config.files import to_yaml
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.sweeping.ranking import At, Configuration, Mode, Ranking, rank
+from tats_ray.sweeping.ranking import At, Configuration, LeftOut, Mode, Ranking, rank
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.sweeping.verdict import described, sentences, shown, with_spread
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.store import run_page
 from tats_ray.tracking.sweep_charts import Dot, coordinates_chart, cost_chart, knobs_chart
+
+T = TypeVar("T")
+
+_NAMED_KNOBS = 3  # so many can stand in a legend
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Question:
     """Those whose domains are logarithmic."""
     at: At = "steps"
     shown: Sequence[str] = ()
-    """Further metrics of the table of trials."""
+    """Further metrics in the table."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +96,10 @@ def write_report(
         "said": said,
         "rule": ranking.rule,
         "headings": [_heading(knob, question.knobs) for knob in question.knobs],
+        "metric": _heading(question.metric.replace("/", "."), ()),
+        "shown": [_heading(name.replace("/", "."), ()) for name in question.shown],
         "rows": [_row(question, one, parent) for one in ranking.configurations],
-        "left_out": [
-            {
-                "trial": one.trial.name,
-                "link": _link(one.trial, parent),
-                "seed": one.trial.seed,
-                "how": one.how,
-                "reason": one.reason,
-                "knobs": described(one.trial.knobs),
-            }
-            for one in ranking.left_out
-        ],
+        "left_out": _left_out_rows(ranking, parent),
         "charts": [(chart.name, title) for chart, title in charts],
         "best": None if best is None else best.read_text(),
         "changed": "" if ranking.best is None else described(ranking.best.knobs),
@@ -158,14 +155,20 @@ def _charts(question: Question, ranking: Ranking, folder: Path) -> list[tuple[Pa
         means = [Dot(one.knobs, one.mean, best=one is whole[0]) for one in whole]
         coordinates_chart(means, charts[-1][0], mode=question.mode, **options)
     curves = [
-        (described({knob: one.knobs[knob] for knob in varied if knob in one.knobs}) or "all", _curve(trial.curve))
-        for one in ranking.configurations
+        (_legend(place, one, varied), _curve(trial.curve))
+        for place, one in enumerate(ranking.configurations, start=1)
         for trial, _ in one.scores.values()
     ]
     if curves:
         charts.append((folder / "cost.png", "What it cost"))
         cost_chart(curves, charts[-1][0], metric=question.metric)
     return charts
+
+
+def _legend(place: int, one: Configuration, varied: Sequence[str]) -> str:
+    """Return a name for a line: the knobs where they are few, else its place in the table."""
+    knobs = described({knob: one.knobs[knob] for knob in varied if knob in one.knobs})
+    return f"{place}:  {with_spread(one)}" + (f"  {knobs}" if knobs and len(varied) <= _NAMED_KNOBS else "")
 
 
 def _curve(points: Sequence[Point]) -> tuple[list[float], list[float]]:
@@ -175,7 +178,7 @@ def _curve(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 def _row(question: Question, one: Configuration, parent: RunHandle | None) -> dict[str, Any]:
     points = [point for _, point in one.scores.values()]
     notes = [f"stopped at step {one.stopped_at:,}"] if one.stopped_at is not None else []
-    notes += [f"seed {left.trial.seed} {left.how}" for left in one.left_out]
+    notes += [f"{_seeds(group)} {how}" for how, group in _grouped(one.left_out, lambda left: left.how)]
     return {
         "rank": one.rank,
         "knobs": [shown(one.knobs[knob]) if knob in one.knobs else "-" for knob in question.knobs],
@@ -185,10 +188,43 @@ def _row(question: Question, one: Configuration, parent: RunHandle | None) -> di
             {"seed": seed, "value": f"{point.value:.4g}", "link": _link(trial, parent), "trial": trial.name}
             for seed, (trial, point) in one.scores.items()
         ],
+        "shown": [_mean_of(one, name) for name in question.shown],
         "step": _range([f"{point.step:,}" for point in points]),
         "tflops": _range([f"{point.flops / 1e12:,.3g}" for point in points]),
         "note": "; ".join(notes),
     }
+
+
+def _left_out_rows(ranking: Ranking, parent: RunHandle | None) -> list[dict[str, Any]]:
+    """Return a row for each configuration and reason; seeds that share both share a row."""
+    groups = _grouped(ranking.left_out, lambda left: (described(left.trial.knobs), left.how, left.reason))
+    return [
+        {
+            "trials": [(left.trial.name, _link(left.trial, parent)) for left in group],
+            "how": how,
+            "seeds": ", ".join(str(left.trial.seed) for left in group),
+            "knobs": knobs,
+            "reason": reason,
+        }
+        for (knobs, how, reason), group in groups
+    ]
+
+
+def _grouped(left_out: Iterable[LeftOut], key: Callable[[LeftOut], T]) -> Sequence[tuple[T, Sequence[LeftOut]]]:
+    groups: dict[T, list[LeftOut]] = {}
+    for left in left_out:
+        groups.setdefault(key(left), []).append(left)
+    return list(groups.items())
+
+
+def _seeds(left_out: Sequence[LeftOut]) -> str:
+    return f"seed{'s' if len(left_out) > 1 else ''} " + ", ".join(str(left.trial.seed) for left in left_out)
+
+
+def _mean_of(one: Configuration, metric: str) -> str:
+    """Return the mean of a further metric over the seeds that have it, where their trials ended."""
+    values = [trial.metrics[metric] for trial, _ in one.scores.values() if metric in trial.metrics]
+    return shown(fmean(values)) if values else "-"
 
 
 def _range(texts: Sequence[str]) -> str:

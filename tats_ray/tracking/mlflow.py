@@ -170,14 +170,14 @@ def _terminate(handle: RunHandle, status: Ending, reason: str | None, millisecon
 
 @undisturbed
 def tag_run(handle: RunHandle, tags: Mapping[str, str]) -> None:
-    """Set tags of a run that are known at its end only.
+    """Set tags of a run.
 
     Raises:
         TrackingError: The store does not answer within seconds, or lacks the run.
     """
     with explained(handle.uri), patience(seconds=4, retries=1):
         for name, value in tags.items():
-            MlflowClient(handle.uri).set_tag(handle.run_id, name, value)
+            MlflowClient(handle.uri).set_tag(handle.run_id, name, without_credentials(value))
 
 
 @undisturbed

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from tats_ray.tracking.chart_file import COLOURS, GREY, head, plain, save, shortened
 from tats_ray.tracking.charts import Points
@@ -19,6 +19,7 @@ _COLUMNS = 3
 _FEW = 8  # distinct values, so many have room for a tick each
 _WIDE = 30.0  # a knob whose largest value is this many times its smallest is drawn on a logarithmic axis
 _FAR = 4.0  # times the distance between the quartiles; what is beyond lies at the edge
+_GOLDEN = 0.618  # its multiples spread dots evenly in any order
 _LEGEND = 5
 _BEST = COLOURS[3]
 _OTHERS = COLOURS[0]
@@ -45,9 +46,14 @@ class Scale:
 
     @staticmethod
     def of(values: Collection[Any], *, logarithmic: bool) -> "Scale":
-        """Lay numbers out by size, logarithmically where asked or wide apart, and anything else as names."""
+        """Lay out the values of all configurations.
+
+        Numbers lie by size, logarithmically where asked or wide apart. A few that come again and again are from a list:
+        they have a place each, as names have, in their order.
+        """
         distinct = list(dict.fromkeys(_hashable(value) for value in values))
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
+        listed = len(distinct) <= _FEW and len(values) >= 2 * len(distinct)
+        if listed or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
             return Scale("named", sorted(distinct, key=_name_order))
         numbers = sorted(distinct)
         log = numbers[0] > 0 and (logarithmic or numbers[-1] >= _WIDE * numbers[0])
@@ -55,19 +61,22 @@ class Scale:
 
     def position(self, value: Any) -> float:
         """Return where a value lies, from 0 to 1."""
-        value = _hashable(value)
         if self.kind == "named":
-            return (self.values.index(value) + 0.5) / len(self.values)
+            return (self.values.index(_hashable(value)) + 0.5) / len(self.values)
         low, high, at = (math.log(x) if self.kind == "log" else x for x in (self.values[0], self.values[-1], value))
         return 0.5 if high == low else (at - low) / (high - low)
 
     @property
     def ticks(self) -> Mapping[float, str]:
-        """Names by position: of all values where they are few, else from the smallest to the largest."""
+        """Names by position: of all values where they are few, else round numbers between the ends."""
         shown = self.values
         if len(shown) > _FEW and self.kind != "named":
             low, high = shown[0], shown[-1]
-            shown = np.geomspace(low, high, 4) if self.kind == "log" else np.linspace(low, high, 4)
+            if self.kind == "linear":
+                found = MaxNLocator(4).tick_values(low, high)
+            else:
+                found = LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)).tick_values(low, high)
+            shown = [value for value in found if low <= value <= high]
         return {self.position(value): shortened(_text(value), room=18) for value in shown}
 
 
@@ -101,7 +110,8 @@ def knobs_chart(
             continue
         knob = knobs[number]
         held = [dot for dot in dots if knob in dot.knobs]
-        scale = Scale.of([dot.knobs[knob] for dot in held], logarithmic=knob in logarithmic)
+        configurations = {repr(dot.knobs): dot.knobs[knob] for dot in held}  # each once, whatever its seeds
+        scale = Scale.of(configurations.values(), logarithmic=knob in logarithmic)
         _draw_panel(axes, held, knob=knob, scale=scale, limits=limits)
         if number % columns == 0:
             axes.set_ylabel(shortened(metric, room=34))
@@ -139,13 +149,13 @@ def coordinates_chart(
     }
     low, high = _limits([dot.value for dot in dots])
     worst, best = (high, low) if mode == "min" else (low, high)
-    figure = Figure(figsize=(max(6.0, 2.0 * (len(knobs) + 1)), 4.6), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 1.5 * (len(knobs) + 1)), 4.6), layout="constrained")
     axes = figure.subplots()
     shades = matplotlib.colormaps["viridis_r"]
     for dot in sorted(dots, key=lambda dot: (dot.best, -dot.value if mode == "min" else dot.value)):
         merit = min(1.0, max(0.0, (dot.value - worst) / (best - worst)))
         heights = [scales[knob].position(dot.knobs[knob]) if knob in dot.knobs else math.nan for knob in knobs]
-        style = {"color": _BEST, "linewidth": 2.5} if dot.best else {"color": shades(merit), "alpha": 0.75}
+        style = {"color": _BEST, "linewidth": 2.5} if dot.best else {"color": shades(merit), "linewidth": 1.0}
         axes.plot(range(len(knobs) + 1), [*heights, merit], **style)
     for number, knob in enumerate(knobs):
         _draw_axis(axes, number, scales[knob].ticks)
@@ -163,7 +173,8 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
     """Draw the metric over counted training FLOPs, a line a trial.
 
     Args:
-        curves: The configuration and the points of each trial, configurations best first. The first five are named.
+        curves: A name of the configuration and the points of each trial, configurations best first. The first five are
+            named.
         path: Where to write; its folder is made when it is missing.
         metric: Its name.
 
@@ -181,7 +192,7 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
         place = names.index(name)
         marker = "o" if len(flops) == 1 else None  # a line of one point is nothing
         if place < _LEGEND:
-            colour, label = palette[place], None if name in labelled else shortened(f"{place + 1}  {name}", room=58)
+            colour, label = palette[place], None if name in labelled else shortened(name, room=58)
             labelled.add(name)
             style = {"color": colour, "label": label, "linewidth": 1.6, "zorder": 3}
         else:
@@ -193,18 +204,17 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
     axes.set(xlabel="training TFLOPs of a trial, counted", ylabel=plain(metric), ylim=(low, high))
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda number: (not labels[number][:1].isdigit(), labels[number]))
-    if len(names) > _LEGEND:  # the line of the others comes last
-        order = sorted(order, key=lambda number: labels[number].endswith(" others"))
-    below = {"loc": "outside lower left", "fontsize": 8, "ncols": 2}
-    figure.legend([handles[number] for number in order], [labels[number] for number in order], **below)
+    first = dict(zip(labels, handles, strict=True))
+    shown = [name for name in (shortened(name, room=58) for name in names) if name in first]
+    shown += [label for label in labels if label not in shown]
+    figure.legend([first[label] for label in shown], shown, loc="outside lower left", fontsize=8, ncols=2)
     head(figure, "What it cost: the metric over the FLOPs of training")
     save(figure, path)
 
 
 def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, limits: tuple[float, float]) -> None:
     low, high = limits
-    few = len(scale.values) <= _FEW or scale.kind == "named"
+    few = len(scale.values) <= _FEW
     groups: dict[Any, list[Dot]] = {}
     for dot in dots:
         groups.setdefault(_hashable(dot.knobs[knob]), []).append(dot)
@@ -212,7 +222,7 @@ def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, lim
     for value, group in groups.items():
         middle = scale.position(value)
         for number, dot in enumerate(group):
-            beside = room * ((number + 0.5) / len(group) - 0.5)
+            beside = room * ((number + 1) * _GOLDEN % 1 - 0.5) if len(group) > 1 else 0.0
             beyond = not low <= dot.value <= high
             marker = "o" if not beyond else "^" if dot.value > high else "v"
             colour = _BEST if dot.best else _OTHERS

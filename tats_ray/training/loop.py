@@ -224,7 +224,7 @@ class _Training:
             state.measured = {**state.measured, **measured}
             state.events.update(events)
         with self.ledger.span("logging"):
-            job.tracker.log_metrics({**measured, **events}, step=state.step)
+            job.tracker.log_metrics({**measured, **events, "throughput/flops": state.flops}, step=state.step)
             _log_quarantine(job, self.quarantine)
 
     def _is_due(self, every: int | None) -> bool:

@@ -151,6 +151,9 @@ def load_checkpoint(
 ) -> dict[str, object]:
     """Restore modules and optimisers in place; return the plain state.
 
+    An optimiser takes its moments from the checkpoint and its settings (rates, decay, betas) from the run, which may go
+    on with others.
+
     Raises:
         CheckpointError: A file is missing, truncated or altered, or belongs to another model.
     """
@@ -159,7 +162,8 @@ def load_checkpoint(
     for name, module in modules.items():
         load_module(folder, name, module)
     for name, trainable in trainables.items():
-        trainable.optimizer.load_state_dict(saved["optimizers"][name])
+        own = trainable.optimizer.state_dict()["param_groups"]
+        trainable.optimizer.load_state_dict({"state": saved["optimizers"][name]["state"], "param_groups": own})
     return saved["state"]
 
 
