@@ -28,6 +28,9 @@ from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a run: a folder's name everywhere."""
+
 
 class ClusterConfig(BaseModel):
     """How many processes, on what."""
@@ -55,7 +58,7 @@ class Run(BaseModel, ABC):
     shaped_by: ClassVar[tuple[str, ...]]
     """Settings of the model's shape."""
 
-    name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="tats", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""

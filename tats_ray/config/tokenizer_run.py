@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from tats_ray.config.run import Run
+from pydantic import Field
+
+from tats_ray.config.run import NAME, Run
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.base import Method
 from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, tokenizer_flops
@@ -19,7 +21,7 @@ class TokenizerRun(Run):
 
     shaped_by = ("tokenizer", "losses")
 
-    name: str = "tokenizer"
+    name: str = Field(default="tokenizer", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     optim: OptimConfig = OptimConfig(
         base_learning_rate=1e-4, base_min_learning_rate=0.0, weight_decay=0.0, betas=(0.0, 0.99)

@@ -238,6 +238,7 @@ def test_recipes_go_to_yaml_and_back(name: str, tmp_path: Path) -> None:
         ({"losses.perceptual_weight": 0.1}, "needs losses.perceptual_weights, a file of torchvision's ResNet-50"),
         ({"masking.mask_ratio": 0.5}, "there is no knob 'masking.mask_ratio'"),
         ({"tokenizer.keep_ration": 0.5}, "did you mean tokenizer.keep_ratio"),
+        ({"name": "../elsewhere"}, "name: string should match pattern"),
         ({"tokenizer.samples": True}, "tokenizer.samples: must be int, got true"),
         ({"training.steps": None}, "exactly one of training.epochs and training.steps"),
     ],
