@@ -25,7 +25,8 @@ from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
-from tats_ray.data.codes import CodeCache, CodesError
+from tats_ray.data.code_rows import CodesError
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri

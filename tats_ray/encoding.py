@@ -13,7 +13,7 @@ from tats_ray.config.error import ConfigError
 from tats_ray.config.files import read_run
 from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.codes import CodesAbout, coded_row, cuts_of, part_file, pixels_of, write_part
+from tats_ray.data.code_rows import CodesAbout, coded_row, cuts_of, part_file, pixels_of, write_part
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.views import Crops

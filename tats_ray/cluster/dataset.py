@@ -15,7 +15,7 @@ import ray.data
 
 from tats_ray.cluster.decode_task import decode_rows
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.codes import Coded
+from tats_ray.data.code_rows import Coded
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.loader import ShareSpec, StepShare, make_share
 from tats_ray.data.manifest import Manifest

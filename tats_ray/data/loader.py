@@ -14,7 +14,7 @@ import torch
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.codes import Coded
+from tats_ray.data.code_rows import Coded
 from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, share_positions

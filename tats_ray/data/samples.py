@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tats_ray.data.clips import Clip, ClipConfig, cut_clips, load_clips
-from tats_ray.data.codes import CodeCache, Coded
+from tats_ray.data.code_rows import Coded
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import VideoRecord
 from tats_ray.data.order import CLIP

@@ -18,7 +18,8 @@ from tats_ray.cluster.decode_task import decode_rows
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import TrainRun
 from tats_ray.data.clips import ClipConfig, cut_clips, load_center_clip
-from tats_ray.data.codes import ABOUT, SCHEMA, CodeCache, CodesError, Cut, part_file
+from tats_ray.data.code_rows import ABOUT, SCHEMA, CodesError, Cut, part_file
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.loader import ShareSpec, threaded_shares
 from tats_ray.data.manifest import Manifest, VideoRecord

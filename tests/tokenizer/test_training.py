@@ -15,7 +15,8 @@ from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.averages import Averages, usage
 from tats_ray.methods.base import HeldOut
-from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, measure_kept, measure_pixels, tokenizer_flops
+from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, tokenizer_flops
+from tats_ray.methods.tokenizer_measures import measure_kept, measure_pixels
 from tats_ray.recipes import TOKENIZER_RECIPES, recipe, tokenizer_recipe
 from tats_ray.tokenizer.adversarial import LossConfig
 from tats_ray.tokenizer.autoencoder import AutoencoderConfig, Encoder
