@@ -39,7 +39,7 @@ def show_check(run: TrainRun) -> int:
     width, height = found.frame_size
     lines = {
         "decoded": f"{found.clips - len(found.failures)} of {found.clips} clips, {100 * found.lost_share:.1f} % lost; "
-        f"{found.held} held, of videos shorter than a clip",
+        f"{found.held} of videos shorter than a clip (data.short_videos={run.data.short_videos})",
         "decoding": f"{found.decode_rate:.1f} clips/s on one core, {run.data.num_frames} frames of {width}x{height} "
         f"(median) to {run.data.crop_size} pixels",
         "training": f"{found.train_rate:.1f} clips/s on this {device.type}, {run.training.precision}, steps of "

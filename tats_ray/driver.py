@@ -45,7 +45,7 @@ from tats_ray.training.state import (
     verify_checkpoint,
 )
 from tats_ray.training.stepper import NotFiniteError
-from tats_ray.worker import SUMMARY, Launch
+from tats_ray.worker import SUMMARY, Launch, check_init
 
 RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
@@ -186,6 +186,7 @@ def prepare(run: R) -> tuple[R, Manifest]:
             f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
         )
     _check_cache(run, videos)
+    check_init(run)
     return _with_codes(run, manifest), manifest
 
 

@@ -42,7 +42,7 @@ class EncodedData(BaseModel):
     """Frames of the video from one frame of a clip to the next; null, with fps null too, is the tokenizer's pace."""
     fps: float | None = Field(default=None, gt=0)
     """Frames of a clip a second, instead of frame_stride."""
-    short_videos: Literal["hold", "refuse"] = "hold"
+    short_videos: Literal["hold", "loop", "refuse"] = "hold"
     """A video with fewer frames than a clip spans has its last frame held, or is listed as without codes."""
     segments: int = Field(default=1, ge=1)
     """Clips along time, evenly spaced from the first that fits to the last; 1 is the middle one."""

@@ -9,7 +9,9 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
+from tats_ray.config.error import ConfigError
 from tats_ray.config.run import Run, TrainRun
 from tats_ray.data.cache import CachingDecoder
 from tats_ray.data.guard import GuardedDecoder
@@ -150,8 +152,7 @@ class BarContext(LocalContext):
 
 def describe(run: Run) -> dict[str, str]:
     """Return token counts, parameters and FLOPs of a run, without starting anything."""
-    with torch.device("meta"):
-        method = run.build_method(total_steps=1)
+    method = _on_meta(run)
     counted = {name: sum(p.numel() for p in module.parameters()) for name, module in method.modules().items()}
     facts = dict(run.facts(method))
     facts |= {f"parameters, {name}": f"{number:,}" for name, number in counted.items()}
@@ -173,6 +174,42 @@ def build(run: Run, total_steps: int, device: torch.device) -> Method:
     if run.training.compile:
         method.compile()
     return method
+
+
+def check_init(run: Run) -> None:
+    """Refuse a sampler whose learnt positions are of another clip length; the autoencoder's fixed ones fit any.
+
+    Raises:
+        ConfigError: With both numbers of tokens, and the way out.
+    """
+    if run.init is None or run.init_takes != "weights" or not isinstance(run, TrainRun):
+        return
+    for name, module in _on_meta(run).modules().items():
+        path = Path(run.init) / f"{name}.safetensors"
+        wanted = dict(module.named_parameters()).get("positions")
+        if wanted is None or not path.exists():
+            continue
+        with safe_open(path, framework="pt") as file:
+            found = file.get_slice("positions").get_shape()[0]
+        if found != len(wanted):
+            slots, rest = divmod(found, run.grid.slot_tokens)
+            frames = slots * run.model.tubelet_size
+            windows = name == "tats" and not rest and run.data.num_frames % frames == 0
+            raise ConfigError(
+                f"init={run.init}: the positions of its {name} sampler were learnt for {found} tokens, and this run's "
+                f"looks at {len(wanted)}; unlike the autoencoder's, which are fixed, they do not go on for longer "
+                f"clips. "
+                + (
+                    f"Let it look at as many at once with masking.visible.window_frames={frames}"
+                    if windows
+                    else "Take another masking.visible.kind, or clips of the same length and size"
+                )
+            )
+
+
+def _on_meta(run: Run) -> Method:
+    with torch.device("meta"):  # allocates nothing
+        return run.build_method(total_steps=1)
 
 
 def make_trainables(run: Run, method: Method, total_steps: int) -> dict[str, Trainable]:

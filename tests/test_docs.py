@@ -96,7 +96,11 @@ def logged(
                 flops=lambda stage: 1.0,
                 peak_flops=1.0,
             )
-            train(job, LoopState(), [StepShare([make_batch(range(8), seed=step)], []) for step in range(STEPS)])
+            train(
+                job,
+                LoopState(),
+                [StepShare([make_batch(range(8), seed=step)], [], [False] * 8) for step in range(STEPS)],
+            )
     return names.seen
 
 

@@ -108,6 +108,8 @@ def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:
     return [
         Sample(position, str(path), None, str(reason))
         if failed
-        else Sample(position, str(path), video, str(reason), truth, one)
-        for position, path, video, reason, failed, truth, one in zip(*columns, truths, coded, strict=True)
+        else Sample(position, str(path), video, str(reason), truth, bool(short), one)
+        for position, path, video, reason, failed, truth, short, one in zip(
+            *columns, truths, batch["short"], coded, strict=True
+        )
     ]

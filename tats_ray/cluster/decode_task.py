@@ -44,6 +44,7 @@ def decode_rows(
         "path": np.array([sample.path for sample in samples], object),
         "reason": np.array([sample.reason for sample in samples], object),
         "failed": np.array([sample.video is None for sample in samples]),
+        "short": np.array([sample.short for sample in samples]),
         "video": np.stack([empty if sample.video is None else sample.video for sample in samples]),
     }
     if truth_grid is not None:

@@ -19,9 +19,9 @@ from tats_ray.methods.build import (
     MaskingConfig,
     ModelConfig,
     build_method,
+    mask_planner,
     training_flops,
     truth_grid,
-    visible_rule,
 )
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import TrackingConfig
@@ -163,7 +163,7 @@ class TrainRun(Run):
     model: ModelConfig = ModelConfig()
     """Shape of the autoencoder."""
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens the encoder sees."""
+    """Which tokens the encoder sees, and which of the others the decoder predicts."""
 
     @property
     def grid(self) -> TokenGrid:
@@ -198,16 +198,16 @@ class TrainRun(Run):
     def flops_at(self, stage: str) -> float:
         """Return the counted FLOPs of one clip's training step: TATS's sampler takes no part in the first stage."""
         flops = self.flops()
-        return flops["autoencoder"] + (0 if stage == "random" else flops["sampler"])
+        return flops["autoencoder"] + flops["importance"] + (0 if stage == "random" else flops["sampler"])
 
     def facts(self, method: Method) -> Mapping[str, str]:
         """Return counts of tokens, and the parameters of the encoder alone."""
         assert isinstance(method, MaskedAutoencoding)
-        grid, visible = self.grid, visible_rule(self.masking, self.grid).count
+        grid, planner = self.grid, mask_planner(self.masking, self.grid)
         encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
         return {
             "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
-            "visible tokens": f"{visible:,}",
-            "target tokens": f"{grid.num_tokens - visible:,}",
+            "visible tokens": f"{planner.rule.count:,}",
+            "target tokens": f"{planner.target.count:,}",
             "parameters, encoder": f"{encoder:,}",
         }

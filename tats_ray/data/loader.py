@@ -28,6 +28,7 @@ class StepShare:
 
     batches: Sequence[ClipBatch]
     failures: Sequence[tuple[str, str]]  # path and reason of the clips that are missing
+    short: Sequence[bool] = ()  # of each clip that is there, whether its video is shorter
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
         truth = None if spec.truth_grid is None else _truth([sample for sample, _ in part], spec.truth_grid)
         coded = [sample.coded for sample, _ in part if sample.coded is not None]
         batches.append(ClipBatch(video=torch.from_numpy(video), row=rows, truth=truth, **as_tensors(coded)))
-    return StepShare(batches, [(s.path, s.reason) for s in samples if s.video is None])
+    failures = [(sample.path, sample.reason) for sample in samples if sample.video is None]
+    return StepShare(batches, failures, [sample.short for sample in samples if sample.video is not None])
 
 
 def as_tensors(coded: Sequence[Coded]) -> dict[str, torch.Tensor]:

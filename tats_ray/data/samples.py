@@ -33,6 +33,7 @@ class Sample:
     video: np.ndarray | None  # uint8 [frames, height, width, 3]
     reason: str = ""
     truth: np.ndarray | None = None  # float32 [tokens], share that shows a mover; only where it is asked for
+    short: bool = False  # its video is shorter than a clip
     coded: Coded | None = None  # only where clips come with their codes
 
 
@@ -69,7 +70,7 @@ def load_samples(
     except DecodeError as error:
         return [Sample(position, record.source.name, None, error.reason) for position in positions]
     return [
-        Sample(position, record.source.name, clip.video, truth=truth, coded=coded)
+        Sample(position, record.source.name, clip.video, truth=truth, short=clip.held, coded=coded)
         for position, clip, truth in zip(positions, clips, truths, strict=True)
     ]
 

@@ -42,9 +42,9 @@ class EvaluationConfig(GuardConfig):
     train_segments: int = Field(default=1, ge=1)
     """Views along time of each training video, of its middle square; each is a row to train on. The ridge probe takes
     the middle one alone, since its penalty is chosen as if rows were independent."""
-    short_videos: Literal["hold", "refuse"] | None = None
-    """A video shorter than a view has its last frame held, or counts as undecodable; null does as the checkpoint's run
-    did."""
+    short_videos: Literal["hold", "loop", "refuse"] | None = None
+    """A video shorter than a view has its last frame held, begins again (loop), or counts as undecodable; null does as
+    the checkpoint's run did."""
     token_ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.25), min_length=1)
     """Shares of the tokens that the encoder sees, each an evaluation of its own: random ones, equally many in each time
     slot. The health task asks for frames reversed and shuffled at the largest."""

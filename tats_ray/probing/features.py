@@ -65,7 +65,7 @@ class ViewDecoder:
 
 
 def layout_of(
-    frozen: FrozenEncoder, *, segments: int, crops: Crops, short_videos: Literal["hold", "refuse"] | None
+    frozen: FrozenEncoder, *, segments: int, crops: Crops, short_videos: Literal["hold", "loop", "refuse"] | None
 ) -> ViewLayout:
     """Return the views that an encoder is shown: clips of the shape and pace that it was trained on."""
     data = frozen.run.data

@@ -158,6 +158,7 @@ class _Training:
         batches = seeded(share.batches, job.context.device, seed=job.seed, step=state.step, stepper=job.stepper)
         flops = job.config.global_batch * job.flops(job.method.stage)
         job.method.train_step(batches, step=state.step, stepper=job.stepper, averages=self.averages)
+        self.averages.add("data/short_clip_share", torch.tensor(share.short))
         state.step += 1
         state.clips += job.config.global_batch
         state.flops += flops
