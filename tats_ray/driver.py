@@ -26,12 +26,12 @@ from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
 from tats_ray.data.code_rows import CodesError
-from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, politely, recorded, terminable
+from tats_ray.run_codes import with_codes
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
@@ -169,7 +169,8 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     results = results_root(run)
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
-    data = run.data.model_copy(update={"manifest": tuple(named)})
+    codes = None if run.data.codes is None else absolute(run.data.codes, "data.codes")
+    data = run.data.model_copy(update={"manifest": tuple(named), "codes": codes})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
     run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
@@ -187,24 +188,7 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     _check_cache(run, videos)
     check_init(run)
-    return _with_codes(run, manifest), manifest
-
-
-def _with_codes(run: R, manifest: Manifest) -> R:
-    """Return the run with the hash of the tokenizer whose codes it reads, if any; all of its videos have codes."""
-    data = run.data
-    if data.codes is None:
-        return run
-    folder = absolute(data.codes, "data.codes")
-    cache = CodeCache.open(Path(folder), clip=data, tokenizer=data.tokenizer)
-    cache.check(manifest)
-    if cache.about.tokens != run.grid.num_tokens:
-        raise ConfigError(
-            f"data.codes={folder} has {cache.about.tokens} codes a clip, and the model cuts it into "
-            f"{run.grid.num_tokens} tokens; give model.tubelet_size and model.patch_size those of a code"
-        )
-    data = data.model_copy(update={"codes": folder, "tokenizer": cache.about.tokenizer})
-    return run.model_copy(update={"data": data})
+    return with_codes(run, manifest), manifest
 
 
 def total_steps(run: Run, manifest: Manifest) -> int:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
 from tats_ray.methods.base import Method
 from tats_ray.methods.build import (
     MaskingConfig,
@@ -179,6 +180,15 @@ class TrainRun(Run):
     def truth_grid(self) -> TokenGrid | None:
         """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
         return truth_grid(self.masking, self.grid)
+
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with the path of the tokenizer that ranks its tokens, if one does, made absolute."""
+        importance = self.masking.importance
+        if not isinstance(importance, TokenizerImportanceConfig) or importance.checkpoint is None:
+            return self
+        place = absolute(importance.checkpoint, "masking.importance.checkpoint")
+        importance = importance.model_copy(update={"checkpoint": place})
+        return self.model_copy(update={"masking": self.masking.model_copy(update={"importance": importance})})
 
     def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
         """Build the masked autoencoder and its sampler."""

@@ -46,6 +46,10 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.video)
 
+    def take(self, which: torch.Tensor) -> "ClipBatch":
+        """Return some of the clips, by their places in the batch."""
+        return ClipBatch(**{name: tensor[which] for name, tensor in vars(self).items() if tensor is not None})
+
     def to(self, device: torch.device | str) -> "ClipBatch":
         """Return the batch on a device; pinned memory is copied without waiting."""
         given = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
