@@ -14,7 +14,7 @@ from tats_ray.training.state import latest_checkpoint
 
 
 def with_codes(run: R, manifest: Manifest) -> R:
-    """Return the run with the content hashes of the tokenizers that it takes something from; a resumed run keeps to them.
+    """Return the run with the content hashes of the tokenizers that it uses; a resumed run keeps to them.
 
     Raises:
         ConfigError: Something is to be taken of codes, and none are named; or they do not fit the model.
@@ -25,7 +25,8 @@ def with_codes(run: R, manifest: Manifest) -> R:
     if run.data.codes is None:
         if asks is not None:
             raise ConfigError(
-                f"{asks} needs cached codes; encode the clips with pipelines/encode_clips.py and name them by data.codes"
+                f"{asks} needs cached codes; encode the clips with pipelines/encode_clips.py and name their folder by "
+                f"data.codes"
             )
         return _with_scorer(run)
     cache = CodeCache.open(Path(run.data.codes), clip=run.data, tokenizer=run.data.tokenizer)
@@ -63,14 +64,12 @@ def _with_scorer(run: R) -> R:
     checkpoint = latest_checkpoint(Path(config.checkpoint) / "checkpoints") or Path(config.checkpoint)
     tokenizer, trained, digest = read_tokenizer(checkpoint)
     if config.digest not in (None, digest):
-        raise ConfigError(
-            f"{name}={checkpoint} is the tokenizer {digest[:12]}, not {config.digest[:12]}; name that one"
-        )
+        raise ConfigError(f"{name}={checkpoint} is the tokenizer {digest[:12]}, not {config.digest[:12]}; name it")
     window, clip = trained.data.num_frames, run.data
     if clip.num_frames % window or clip.crop_size != trained.data.crop_size:
         raise ConfigError(
-            f"{name}={checkpoint} scores windows of {window} frames of {trained.data.crop_size} pixels, and they do not "
-            f"make up clips of data.num_frames={clip.num_frames} and data.crop_size={clip.crop_size}"
+            f"{name}={checkpoint} scores windows of {window} frames of {trained.data.crop_size} pixels, and they do "
+            f"not make up clips of data.num_frames={clip.num_frames} and data.crop_size={clip.crop_size}"
         )
     if clip.num_frames // window * tokenizer.grid.num_tokens != run.grid.num_tokens:
         raise ConfigError(

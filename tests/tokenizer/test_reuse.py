@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(
         (
             {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "masking__importance__digest": "f00"},
             ConfigError,
-            ", not f00; name it",
+            ", not f00; name",
         ),
         (
             {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "data__num_frames": 6},
