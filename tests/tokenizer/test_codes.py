@@ -81,12 +81,13 @@ def test_codes_are_those_of_the_very_clips(
     """Of every row: cut the clip that its key names, and encode it."""
     assert encode(tmp_path / "codes") == 0
     said = capsys.readouterr().out
-    assert "48 of 4 videos, 128 codes each" in said
+    assert "48 of 4 videos, 64 codes each" in said
     assert "1 videos could not be decoded" in said
     assert frozen.digest in said.replace("\n", "")
     cache = CodeCache.open(tmp_path / "codes", clip=CLIP, tokenizer=frozen.digest)
     for row in (0, 4):
         video = record(manifest, row)
+        assert (video.width, video.height) == (48, 32)
         cuts = cache.cuts(video)
         assert [cut.start for cut in cuts] == [0.0] * 3 + [6.0] * 3 + [0.0] * 3 + [6.0] * 3
         assert [cut.flip for cut in cuts] == [False] * 6 + [True] * 6
@@ -165,8 +166,8 @@ def test_damaged_rows_are_refused(encode: Callable[..., int], manifest: Path, tm
     whole = part_file(out, 0).read_bytes()
     for change, says in (
         (lambda row: row["importance"].__setitem__(3, np.float16("nan")), "as many finite importances"),
-        (lambda row: row["codes"].__setitem__(3, 8**6), "does not hold 128 codes below 262144"),
-        (lambda row: row["codes"].pop(), "does not hold 128 codes"),
+        (lambda row: row["codes"].__setitem__(3, 8**6), "does not hold 64 codes below 262144"),
+        (lambda row: row["codes"].pop(), "does not hold 64 codes"),
         (lambda row: row.update(tokenizer="f" * 64), "holds codes of the tokenizer ffffffffffff among those of"),
     ):
         with pytest.raises(CodesError, match=says):
@@ -276,7 +277,7 @@ def test_a_run_on_codes_is_checked_before_it_starts(
         prepared(data__num_frames=4)
     with pytest.raises(CodesError, match="not of deadbeef"):
         prepared(data__tokenizer="deadbeef")
-    with pytest.raises(ConfigError, match="has 128 codes a clip, and the model cuts it into 32 tokens"):
+    with pytest.raises(ConfigError, match="has 64 codes a clip, and the model cuts it into 16 tokens"):
         prepared(model__patch_size=8)
     with pytest.raises(ConfigError, match=r"data.flip must be false and data.views_per_decode 1, got true and 1"):
         prepared(data__flip=True)

@@ -160,12 +160,12 @@ def test_what_does_not_fit_is_refused_before_it_starts(
             ", not f00; name",
         ),
         (
-            {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "data__num_frames": 6},
+            {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "data__num_frames": 10},
             ConfigError,
-            "scores windows of 4 frames of 16 pixels, and they do not make up clips of data.num_frames=6",
+            "scores windows of 4 frames of 16 pixels, and they do not make up clips of data.num_frames=10",
         ),
         (
-            {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "model__patch_size": 8},
+            {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "model__patch_size": 2},
             ConfigError,
             "scores latents of 2 frames of 4 pixels",
         ),
