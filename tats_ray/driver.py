@@ -25,11 +25,13 @@ from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
+from tats_ray.data.code_rows import CodesError
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, politely, recorded, terminable
+from tats_ray.run_codes import with_codes
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
@@ -45,7 +47,7 @@ from tats_ray.training.state import (
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch, check_init
 
-RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
 
 FREE_TO_CHANGE = (
@@ -167,7 +169,8 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     results = results_root(run)
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
-    data = run.data.model_copy(update={"manifest": tuple(named)})
+    codes = None if run.data.codes is None else absolute(run.data.codes, "data.codes")
+    data = run.data.model_copy(update={"manifest": tuple(named), "codes": codes})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
     run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
@@ -186,7 +189,7 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     _check_cache(run, videos)
     check_init(run)
-    return run, manifest
+    return with_codes(run, manifest), manifest
 
 
 def _check_goes_on(run: Run, *, total_steps: int) -> None:

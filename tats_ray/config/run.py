@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
 from tats_ray.methods.base import Method
 from tats_ray.methods.build import (
     MaskingConfig,
@@ -27,6 +28,9 @@ from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a run: a folder's name everywhere."""
 
 
 class ClusterConfig(BaseModel):
@@ -58,7 +62,7 @@ class Run(BaseModel, ABC):
     shaped_by: ClassVar[tuple[str, ...]]
     """Settings of the model's shape."""
 
-    name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="tats", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""
@@ -196,6 +200,15 @@ class TrainRun(Run):
     def truth_grid(self) -> TokenGrid | None:
         """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
         return truth_grid(self.masking, self.grid)
+
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with the path of the tokenizer that ranks its tokens, if one does, made absolute."""
+        importance = self.masking.importance
+        if not isinstance(importance, TokenizerImportanceConfig) or importance.checkpoint is None:
+            return self
+        place = absolute(importance.checkpoint, "masking.importance.checkpoint")
+        importance = importance.model_copy(update={"checkpoint": place})
+        return self.model_copy(update={"masking": self.masking.model_copy(update={"importance": importance})})
 
     def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
         """Build the masked autoencoder and its sampler."""
