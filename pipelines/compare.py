@@ -19,7 +19,7 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data.samples import Sample
 from tats_ray.driver import RUN_ERRORS, RunFailedError
 from tats_ray.interruption import Terminated
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 
 RATE_SECONDS = 1.0
 PROBES = "probes."
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         done = compare(planned, data)
     except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)

@@ -28,7 +28,7 @@ from tats_ray.probing.parts import Failure, FeatureError
 from tats_ray.probing.record import Recorded, conduct_evaluation
 from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import TrackingError
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.training.state import CheckpointError
 
 ERRORS = (CheckpointError, ConfigError, FeatureError, ManifestError, TrackingError, ValueError)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminable():
             done = run(parsed, overrides)
     except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the features that are there", file=sys.stderr)

@@ -12,6 +12,7 @@ from tats_ray.data.splits.epic100 import LabelKind
 from tats_ray.data.splits.hmdb51 import Part
 from tats_ray.data.splits.official import READERS, OfficialSplit
 from tats_ray.data.transcode import Codec, TranscodeSettings
+from tats_ray.tracking.store import without_credentials
 
 DEFAULTS = TranscodeSettings()
 SPLITS = """\
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             split=split_of(options),
         )
     except (ManifestError, DecodeError, ConfigError, ValueError, ConnectionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 2
     show(report)
     return 0

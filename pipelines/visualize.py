@@ -10,6 +10,7 @@ from pathlib import Path
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
 from tats_ray.viewing.look import is_checkpoint
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             among=options.among,
         )
     except (CheckpointError, ConfigError, DecodeError, ManifestError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     show(album)
     return 0

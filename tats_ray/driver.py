@@ -21,23 +21,23 @@ import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
-from tats_ray.config.labels import describe_run, sampler_tags
-from tats_ray.config.overrides import ConfigError, flatten
-from tats_ray.config.run import TrainRun
+from tats_ray.config.labels import describe_run, run_tags
+from tats_ray.config.overrides import ConfigError, R, flatten
+from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, politely, recorded, terminable
-from tats_ray.methods.build import truth_grid
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
-from tats_ray.tracking.mlflow import end_run, open_run, send_left_over
+from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
 from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
     CheckpointError,
+    checkpoint_identity,
     checkpoint_step,
     latest_checkpoint,
     verify_checkpoint,
@@ -70,7 +70,10 @@ _logger = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):
-    """A run failed; the message is fit to be shown without a traceback."""
+    """A run failed; the message is fit to be shown without a traceback, and holds no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,10 @@ class Outcome:
 
 
 def conduct(
-    run: TrainRun,
+    run: Run,
     execute: Callable[[Launch], None],
     *,
-    check: Callable[[TrainRun], object] = lambda run: None,
+    check: Callable[[Run], object] = lambda run: None,
     fresh: bool = False,
     parent_run_id: str | None = None,
     record_id: str | None = None,
@@ -117,7 +120,7 @@ def conduct(
 
 
 def _conduct(
-    run: TrainRun,
+    run: Run,
     manifest: Manifest,
     execute: Callable[[Launch], None],
     *,
@@ -151,7 +154,7 @@ def _conduct(
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
-def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
+def prepare(run: R) -> tuple[R, Manifest]:
     """Make every path absolute, and check all that can be checked before anything starts.
 
     Raises:
@@ -166,9 +169,9 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
     data = run.data.model_copy(update={"manifest": tuple(named)})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
-    run = run.model_copy(update={"data": data, "results": str(results), "init": init})
+    run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
-    if truth_grid(run.masking, run.grid) is not None:
+    if run.truth_grid is not None:
         require_truth(manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
@@ -185,7 +188,7 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
     return run, manifest
 
 
-def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
@@ -198,7 +201,7 @@ def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
         )
 
 
-def _check_cache(run: TrainRun, videos: Manifest) -> None:
+def _check_cache(run: Run, videos: Manifest) -> None:
     workers = max(1, run.cluster.num_workers)
     needed = frames_gib(videos) * workers
     if run.data.cache == "memory" and needed > run.data.cache_gib:
@@ -223,7 +226,7 @@ def _checkpoint_of(init: Path) -> Path:
     return folder
 
 
-def results_root(run: TrainRun) -> Path:
+def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
@@ -250,7 +253,7 @@ def absolute(path: str, knob: str) -> str:
     return str(expanded.absolute())
 
 
-def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
+def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
     """Return the folder of the run, and the checkpoint it is resumed from; the caller holds the run's name.
 
     An unfinished run of the same name with a checkpoint is resumed; otherwise the next number is taken.
@@ -278,7 +281,7 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
     return folder, None
 
 
-def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
+def find_finished(run: Run, manifest: Manifest) -> Path | None:
     """Return the folder of a finished run of this name, these settings and these videos; None when there is none."""
     assert run.results is not None
     root = Path(run.results) / run.name
@@ -290,9 +293,7 @@ def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
     return None
 
 
-def _open(
-    run: TrainRun, manifest: Manifest, folder: Path, *, record_id: str | None, parent_run_id: str | None
-) -> RunHandle:
+def _open(run: Run, manifest: Manifest, folder: Path, *, record_id: str | None, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     tracking = run.tracking
     if tracking.run_name is None:
@@ -309,7 +310,7 @@ def _open(
         ),
         run_id=record_id,
         parent_run_id=parent_run_id,
-        tags={"tats.kind": "run", "tats.folder": str(folder), **sampler_tags(run)},
+        tags={"tats.kind": "run", "tats.folder": str(folder), **run_tags(run)},
         description=describe_run(run, num_videos=len(manifest)),
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
@@ -330,6 +331,12 @@ def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None 
     """Record how a run ended."""
     write_status(folder, status, handle)
     close_record(handle, status, reason=reason)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is not None and (named := checkpoint_identity(checkpoint)):
+        try:
+            tag_run(handle, {f"tats.{module}": name for module, name in named.items()})
+        except TrackingError as error:
+            _logger.warning("MLflow run %s lacks the names of its modules: %s", handle.run_id, error)
 
 
 def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
@@ -340,7 +347,7 @@ def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
 
-def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) -> None:
+def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None:
     """Record runs as KILLED whose processes were killed; one that finished after all is left as it is.
 
     Args:
@@ -357,13 +364,13 @@ def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) ->
             _end(folder, "KILLED", _handle_of(run, folder))
 
 
-def _handle_of(run: TrainRun, folder: Path) -> RunHandle:
+def _handle_of(run: Run, folder: Path) -> RunHandle:
     assert run.results is not None
     uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
     return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="", folder=folder)
 
 
-def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
+def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> None:
     changed = _changed(run, folder, status, manifest)
     if changed:
         raise ConfigError(
@@ -372,9 +379,9 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
         )
 
 
-def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> list[str]:
+def _changed(run: Run, folder: Path, status: dict, manifest: Manifest) -> list[str]:
     """Say which settings that matter for what is learnt a run does not share with the one in a folder."""
-    before = flatten(read_run(folder / "run.yaml").model_dump(mode="json"))
+    before = flatten(read_run(folder / "run.yaml", type(run)).model_dump(mode="json"))
     now = flatten(run.model_dump(mode="json"))
     changed = [
         f"{path} was {before.get(path)!r}, is {now.get(path)!r}"
@@ -388,7 +395,7 @@ def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> l
 
 def _record_failure(folder: Path, error: BaseException) -> str:
     """Write the traceback to a file; return the one message for the user."""
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    (folder / "error.log").write_text(without_credentials("".join(traceback.format_exception(error))))
     if isinstance(error, (*RUN_ERRORS, RunFailedError)):
         return str(error)
     lines = str(error).strip().splitlines()

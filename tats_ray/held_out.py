@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.clips import Clip, load_center_clip
 from tats_ray.data.decode import Decode
@@ -24,7 +24,7 @@ from tats_ray.training.probe import ProbeClips
 from tats_ray.training.quarantine import DataLossError
 
 
-def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> HeldOut:
+def load_held_out(run: Run, manifest: Manifest, context: WorkerContext) -> HeldOut:
     """Decode this worker's part of the held-out clips: their middle, uncropped and unflipped where they can be."""
     grid = run.grid
     kept, failures = _middle_clips(run, manifest, context)
@@ -48,7 +48,7 @@ def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> 
     return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures, labels=labels)
 
 
-def load_probe_clips(run: TrainRun, videos: Manifest, context: WorkerContext) -> ProbeClips | None:
+def load_probe_clips(run: Run, videos: Manifest, context: WorkerContext) -> ProbeClips | None:
     """Decode this worker's part of the training videos from which a ridge probe learns; None where none is wanted."""
     if run.training.probe_every is None or not is_labelled(videos):
         return None
@@ -65,7 +65,7 @@ def is_labelled(manifest: Manifest) -> bool:
 
 
 def _middle_clips(
-    run: TrainRun, manifest: Manifest, context: WorkerContext
+    run: Run, manifest: Manifest, context: WorkerContext
 ) -> tuple[list[tuple[int, Clip]], list[tuple[str, str]]]:
     """Decode this worker's part; return the clips with their rows, and path and reason of those that failed."""
     indices = range(context.rank, len(manifest), context.world_size)
@@ -75,14 +75,14 @@ def _middle_clips(
     return kept, [clip for clip in loaded if not isinstance(clip, Clip)]
 
 
-def _stacked(run: TrainRun, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
+def _stacked(run: Run, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
     size, frames = run.data.crop_size, run.data.num_frames
     if not kept:
         return torch.zeros(0, frames, size, size, 3, dtype=torch.uint8)
     return torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
 
 
-def _load(run: TrainRun, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
+def _load(run: Run, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
     """Return a clip, or path and reason."""
     try:
         return load_center_clip(record, run.data, decode=decode)

@@ -37,6 +37,7 @@ from tats_ray.probing.record import conduct_evaluation
 from tats_ray.run_folder import abandoned, new_folder, next_number, read_status, write_status
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import MlflowTracker, open_run
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import LocalContext
 from tats_ray.worker import Launch
 
@@ -192,7 +193,7 @@ def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:
     """Return folder and record of the comparison: of an unfinished one of the same plan, or new ones."""
     comparison = planned.comparison
     base = comparison.run
-    description = json.dumps({**json.loads(described(planned)), "data": asdict(data)}, indent=1)
+    description = without_credentials(json.dumps({**json.loads(described(planned)), "data": asdict(data)}, indent=1))
     assert base.results is not None
     root = Path(base.results) / comparison.name
     newest = root / f"{next_number(root) - 1:04d}"

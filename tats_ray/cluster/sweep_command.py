@@ -22,7 +22,7 @@ from tats_ray.recipes import RECIPES, recipe
 from tats_ray.sweeping.journal import Options
 from tats_ray.sweeping.ranking import Ranking
 from tats_ray.sweeping.verdict import described, shown, with_spread
-from tats_ray.tracking.store import ui_command
+from tats_ray.tracking.store import ui_command, without_credentials
 
 
 def main(space: SearchSpace, *, description: str) -> int:
@@ -34,7 +34,7 @@ def main(space: SearchSpace, *, description: str) -> int:
             run = change(run, [("data.manifest", str(synthetic_manifest(run)))])
         result = sweep(space, run, options(space, parsed, run), resume=parsed.resume)
     except (*RUN_ERRORS, RunFailedError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {without_credentials(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command with --resume and the sweep's name goes on\n")

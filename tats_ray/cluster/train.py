@@ -21,7 +21,7 @@ from tats_ray.cluster.context import Board, LostWorkerError, RayContext, make_bo
 from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.runtime import machines_without, node_resources, start_ray
 from tats_ray.config.overrides import ConfigError
-from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.config.run import ClusterConfig, Run
 from tats_ray.driver import RunFailedError
 from tats_ray.interruption import Stopped, stop_asked
 from tats_ray.run_folder import writing
@@ -94,7 +94,7 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
     )
 
 
-def check_cluster(run: TrainRun) -> None:
+def check_cluster(run: Run) -> None:
     """Start or join Ray, and check that a run can train on it; warn of results that not all machines see.
 
     Raises:
@@ -178,7 +178,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _decoders(run: TrainRun) -> Iterator[SharesOf]:
+def _decoders(run: Run) -> Iterator[SharesOf]:
     """Decode in tasks of Ray Data or, where frames are kept, in children of this worker.
 
     A task runs wherever there is room and leaves nothing behind: a video's frames would be in another process than its

@@ -18,7 +18,7 @@ from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.charts import Points
 from tats_ray.tracking.mlflow import read_metric
 from tats_ray.tracking.provenance import provenance_tags
-from tats_ray.tracking.store import run_page
+from tats_ray.tracking.store import run_page, without_credentials
 from tats_ray.worker import LEDGER, SUMMARY
 
 CURVES = ("validation/random_mask_error", "sampler/motion_lift")
@@ -94,7 +94,7 @@ def curves(planned: Plan, scores: Scores, parent: RunHandle) -> dict[str, dict[s
 def facts(planned: Plan, data: Data) -> dict[str, str]:
     """Return command, data, lengths, commit, versions and hardware, by name."""
     comparison, run = planned.comparison, planned.comparison.run
-    return {
+    found = {
         "command": shlex.join(["python", *sys.argv]),
         "train": f"{data.train}, {len(Manifest.read(data.train))} videos",
         "test": f"{data.test}, {len(Manifest.read(data.test))} videos",
@@ -106,6 +106,7 @@ def facts(planned: Plan, data: Data) -> dict[str, str]:
         "all training": f"{len(planned.runs)} runs, {planned.flops / 1e12:,.4g} TFLOPs counted",
         **provenance_tags(),
     }
+    return {name: without_credentials(text) for name, text in found.items()}
 
 
 def _record(folder: Path, parent: RunHandle) -> RunHandle:

@@ -1,14 +1,29 @@
-"""TrainRun: the configurations of all components composed into one run, and what follows from them."""
+"""The configurations of all components composed into one run, and what follows from them.
+
+``Run`` is what every training has; ``TrainRun`` pre-trains an encoder, ``TokenizerRun`` (``config/tokenizer_run.py``) a
+tokenizer. The loop, its launchers and its records know a ``Run`` alone.
+"""
 
 import math
-from typing import Literal, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
-from tats_ray.methods.build import MaskingConfig, ModelConfig, build_method
+from tats_ray.methods.base import Method
+from tats_ray.methods.build import (
+    MaskingConfig,
+    ModelConfig,
+    build_method,
+    mask_planner,
+    training_flops,
+    truth_grid,
+)
+from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
@@ -33,10 +48,12 @@ class ClusterConfig(BaseModel):
     """Times that lost workers are replaced and the run goes on from its last checkpoint."""
 
 
-class TrainRun(BaseModel):
-    """A complete pre-training run."""
+class Run(BaseModel, ABC):
+    """What every training run has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    shaped_by: ClassVar[tuple[str, ...]]
+    """Settings of the model's shape."""
 
     name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Results lie under this name; an interrupted run of the same name is resumed."""
@@ -47,16 +64,12 @@ class TrainRun(BaseModel):
     init: str | None = None
     """Run folder or checkpoint that the run starts from; ``init_takes`` says with what."""
     init_takes: Literal["weights", "training"] = "weights"
-    """Weights alone, the autoencoder's and a sampler's of the same kind, to start at step 0; or all of the training,
-    optimisers, sampler and step, to go on from there with other settings: a longer or shorter schedule, say."""
+    """Weights alone, of the same modules, to start at step 0; or all of the training, optimisers, sampler and step, to
+    go on from there with other settings: a longer or shorter schedule, say."""
     data: DataConfig = DataConfig()
     """Which videos, and how clips are taken from them."""
-    model: ModelConfig = ModelConfig()
-    """Shape of the autoencoder."""
-    masking: MaskingConfig = MaskingConfig()
-    """Which tokens the encoder sees."""
     optim: OptimConfig = OptimConfig()
-    """How the autoencoder learns."""
+    """How the model learns; of a pre-training all but a sampler of its own optimiser."""
     training: TrainingConfig = TrainingConfig(epochs=800)
     """Length, batch and cadences."""
     cluster: ClusterConfig = ClusterConfig()
@@ -65,14 +78,42 @@ class TrainRun(BaseModel):
     """Where the run is recorded."""
 
     @property
+    @abstractmethod
     def grid(self) -> TokenGrid:
         """How a clip is cut into tokens."""
-        return TokenGrid.of(
-            num_frames=self.data.num_frames,
-            crop_size=self.data.crop_size,
-            tubelet_size=self.model.tubelet_size,
-            patch_size=self.model.patch_size,
-        )
+
+    @property
+    def truth_grid(self) -> TokenGrid | None:
+        """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
+        return None
+
+    @abstractmethod
+    def build_method(self, *, total_steps: int) -> Method:
+        """Build the modules, initialised from torch's global generator, and the method around them.
+
+        Raises:
+            ValueError: A combination of settings that has no meaning; the message names the setting.
+        """
+
+    @abstractmethod
+    def flops(self) -> Mapping[str, int]:
+        """Return the counted FLOPs of one clip's training step by part, of all that takes part at any stage."""
+
+    def flops_at(self, stage: str) -> float:
+        """Return the counted FLOPs of one clip's training step at a stage of the method."""
+        return sum(self.flops().values())
+
+    @abstractmethod
+    def facts(self, method: Method) -> Mapping[str, str]:
+        """Return counts of tokens and the like, of the method that the run builds."""
+
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with its own files' paths made absolute by ``absolute(path, knob)``, and checked.
+
+        Raises:
+            ValueError: A file is missing.
+        """
+        return self
 
     def total_steps(self, num_samples: int) -> int:
         """Return the global batches of the run, given the number of training samples."""
@@ -85,11 +126,11 @@ class TrainRun(BaseModel):
     def _fits_together(self) -> Self:
         try:
             with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
-                build_method(self.model, self.masking, grid=self.grid, total_steps=1, global_batch=1, seed=0)
+                self.build_method(total_steps=1)
         except (OverflowError, RuntimeError, TypeError) as error:  # torch's words for more than it can count
             raise ValueError(
-                f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see data, "
-                f"model and masking"
+                f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see "
+                f"{', '.join(('data', *type(self).shaped_by))}"
             ) from error
         if (self.training.epochs is None) == (self.training.steps is None):
             raise ValueError(
@@ -109,3 +150,61 @@ class TrainRun(BaseModel):
                 f"{self.data.views_per_decode} and {share}; change it or training.global_batch"
             )
         return self
+
+
+class TrainRun(Run):
+    """A complete pre-training run."""
+
+    shaped_by = ("model", "masking")
+
+    model: ModelConfig = ModelConfig()
+    """Shape of the autoencoder."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens the encoder sees."""
+
+    @property
+    def grid(self) -> TokenGrid:
+        """How a clip is cut into tokens."""
+        return TokenGrid.of(
+            num_frames=self.data.num_frames,
+            crop_size=self.data.crop_size,
+            tubelet_size=self.model.tubelet_size,
+            patch_size=self.model.patch_size,
+        )
+
+    @property
+    def truth_grid(self) -> TokenGrid | None:
+        """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
+        return truth_grid(self.masking, self.grid)
+
+    def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
+        """Build the masked autoencoder and its sampler."""
+        return build_method(
+            self.model,
+            self.masking,
+            grid=self.grid,
+            total_steps=total_steps,
+            global_batch=self.training.global_batch,
+            seed=self.seed,
+        )
+
+    def flops(self) -> Mapping[str, int]:
+        """Return the counted FLOPs of one clip's training step, by part."""
+        return training_flops(self.model, self.masking, grid=self.grid)
+
+    def flops_at(self, stage: str) -> float:
+        """Return the counted FLOPs of one clip's training step: TATS's sampler takes no part in the first stage."""
+        flops = self.flops()
+        return flops["autoencoder"] + flops["importance"] + (0 if stage == "random" else flops["sampler"])
+
+    def facts(self, method: Method) -> Mapping[str, str]:
+        """Return counts of tokens, and the parameters of the encoder alone."""
+        assert isinstance(method, MaskedAutoencoding)
+        grid, planner = self.grid, mask_planner(self.masking, self.grid)
+        encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
+        return {
+            "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
+            "visible tokens": f"{planner.rule.count:,}",
+            "target tokens": f"{planner.target.count:,}",
+            "parameters, encoder": f"{encoder:,}",
+        }

@@ -86,7 +86,7 @@ def load_clips(
         (start, multiscale_crop(record, scales=config.crop_scales, rng=rng), config.flip and bool(rng.integers(2)))
         for start in starts
     ]
-    return _cut(record, config, cuts, decode=decode)
+    return cut_clips(record, config, cuts, decode=decode)
 
 
 def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode = decode_views) -> Clip:
@@ -95,7 +95,7 @@ def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode 
     Raises:
         DecodeError: The video does not decode, or is too short where short videos are refused.
     """
-    return _cut(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
+    return cut_clips(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
 
 
 def load_view_clips(
@@ -108,12 +108,21 @@ def load_view_clips(
     """
     squares = view_crops(record, crops=crops)
     starts = segment_starts(record, config.pace, segments=segments)
-    return _cut(record, config, [(start, crop, False) for start in starts for crop in squares], decode=decode)
+    return cut_clips(record, config, [(start, crop, False) for start in starts for crop in squares], decode=decode)
 
 
-def _cut(
-    record: VideoRecord, config: ClipConfig, cuts: Sequence[tuple[float, Crop, bool]], *, decode: Decode
+def cut_clips(
+    record: VideoRecord,
+    config: ClipConfig,
+    cuts: Sequence[tuple[float, Crop, bool]],
+    *,
+    decode: Decode = decode_views,
 ) -> list[Clip]:
+    """Cut the clips of given starts, crops and mirrorings, in one decode.
+
+    Raises:
+        DecodeError: The video does not decode, or is too short where short videos are refused.
+    """
     held = config.pace.latest_start(record) < 0
     if held and config.short_videos == "refuse":
         raise DecodeError(

@@ -50,6 +50,9 @@ class TATSConfig(BaseModel):
     """Width of the sampler; its cost grows with the square, and at the encoder's width it exceeds the encoder's."""
     num_heads: int = Field(default=3, ge=1)
     """Attention heads of the sampler's trajectory block."""
+    window_frames: int | None = Field(default=None, ge=1)
+    """Frames of a window in which the sampler looks at a long clip, each on its own; they divide the clip's. Null is
+    the whole clip at once, whose memory grows with the square of its length."""
     switch: SwitchConfig = SwitchConfig()
     """When the sampler is switched on."""
     ppo: PPOConfig = PPOConfig()

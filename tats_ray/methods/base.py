@@ -61,6 +61,17 @@ class Snapshot:
     restored: np.ndarray  # uint8 video: predictions with the true patch statistics, visible patches as they are
 
 
+@dataclass(frozen=True)
+class RebuiltSnapshot:
+    """One clip as a tokenizer sees it, for pictures; arrays on the host."""
+
+    video: np.ndarray  # uint8 [frames, height, width, 3]
+    grid: TokenGrid
+    rebuilt: np.ndarray  # uint8 video
+    kept_idx: np.ndarray  # [kept], the tokens that the decoder was given
+    importance: np.ndarray  # [tokens], not negative
+
+
 class Method(Protocol):
     """Everything that a training loop asks of a method."""
 
@@ -75,7 +86,15 @@ class Method(Protocol):
         ...
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Modules by the names under which checkpoints hold their weights."""
+        """Modules by the names under which checkpoints hold their weights; first what the run is for."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """Name the present state of modules that others refer to, by the module's name; recorded with checkpoints."""
+        ...
+
+    def compile(self) -> None:
+        """Compile what takes the time; parameters and their names stay as they are."""
         ...
 
     def trainables(self) -> Mapping[str, nn.Module]:
@@ -107,7 +126,7 @@ class Method(Protocol):
         """React to the mean of all workers' measurements; return events as metrics."""
         ...
 
-    def snapshot(self, held_out: HeldOut) -> Snapshot:
+    def snapshot(self, held_out: HeldOut) -> Snapshot | RebuiltSnapshot:
         """Return the first held-out clip as the method sees it."""
         ...
 

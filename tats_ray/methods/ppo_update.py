@@ -10,6 +10,7 @@ from torch import Tensor
 from tats_ray.masking.draws import Scores
 from tats_ray.masking.plan import MaskPlan
 from tats_ray.masking.tats import TATSConfig, TATSScorer
+from tats_ray.masking.windowed import WindowedScorer
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import Stepper
 from tats_ray.methods.reconstruction import weighted_mean
@@ -32,6 +33,7 @@ class PPOUpdate:
 
     def __init__(self, scorer: TATSScorer, config: TATSConfig, *, total_steps: int, seed: int) -> None:
         self.scorer = scorer
+        self._read = WindowedScorer(scorer, scorer.grid)  # one window where the scorer's grid is the clip's
         self.config = config
         self.objective = objective_of(config.objective, config.ppo)
         self.total_steps = total_steps
@@ -67,15 +69,16 @@ class PPOUpdate:
         if self.stage == "random":
             return
         assert plan.draw is not None
-        log_prob = plan.draw.log_prob
+        log_prob, decode_weight = plan.draw.log_prob, plan.decode_weight
         rollout = Rollout(
             observation=patches,
             log_prob=log_prob,
             target_idx=plan.target_idx,
-            error=relative_error(self.reward(error, patches, plan.target_idx), plan.target_weight),
-            weight=self._weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * plan.target_weight,
+            error=relative_error(self.reward(error, patches, plan.target_idx), decode_weight),
+            weight=self._weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * decode_weight,
+            decode_weight=decode_weight,
             order=plan.draw.order,
-            clip_error=weighted_mean(error, plan.target_weight),
+            clip_error=weighted_mean(error, decode_weight),
         )
         self._gathered[-1].append(rollout if scores is None else self.objective.credit(rollout, _estimate(scores)))
 
@@ -149,7 +152,8 @@ class PPOUpdate:
 
     def _scores(self, patches: Tensor) -> Scores:
         """Score with the policy that the objective makes of actor and critic."""
-        scores = self.scorer(patches)
+        scores = self._read(patches)
+        assert scores.value is not None
         if self.config.reward.critic == "constant":
             scores = replace(scores, value=1 + 0 * scores.value)  # with a gradient, which is zero
         return replace(scores, logits=self.objective.logits(scores.logits, scores.value, temperature=self.temperature))
@@ -187,8 +191,7 @@ class PPOUpdate:
             nats.append(math.log(tokens) - entropy(rollout.log_prob).cpu())
             averages.add("sampler/nats_from_uniform", nats[-1])
             averages.add("sampler/max_probability", rollout.log_prob.max(1).values.exp() * tokens)
-            cap = math.exp(self.config.reward.log_weight_cap)
-            averages.add("sampler/weight_cap_share", (rollout.weight >= cap * 0.999).float())
+            averages.add("sampler/weight_cap_share", _at_cap(rollout, log_cap=self.config.reward.log_weight_cap))
             averages.add("ppo/error_variance", _variance(rollout))
         averages.add("sampler/temperature", self.temperature)
         return torch.cat(nats)
@@ -197,6 +200,14 @@ class PPOUpdate:
 def _variance(rollout: Rollout) -> Tensor:
     """Each clip's weighted variance of the errors around the clip's mean, which is 1."""
     return (rollout.weight * (rollout.error - 1).square()).sum(1) / rollout.weight.sum(1)
+
+
+def _at_cap(rollout: Rollout, *, log_cap: float) -> Tensor:
+    """Which of the targets that count have their hiding weight at its cap, 0 or 1 each."""
+    assert rollout.decode_weight is not None
+    counts = rollout.decode_weight > 0
+    hiding = rollout.weight[counts] / rollout.decode_weight[counts]
+    return (hiding >= math.exp(log_cap) * 0.999).float()
 
 
 def _estimate(scores: Scores) -> Estimate:

@@ -158,4 +158,4 @@ class JointPolicyGradient(NoUpdate):
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:
         """Return the weighted sampling loss."""
         assert scores is not None
-        return self.loss_weight * hidden_token_loss(scores.log_prob, plan.target_idx, error)
+        return self.loss_weight * hidden_token_loss(scores.log_prob, plan.target_idx, error, plan.decode_weight)

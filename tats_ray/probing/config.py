@@ -1,7 +1,7 @@
 """Settings of an evaluation, and how a command line changes them."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from tats_ray.evaluation.ridge import RidgeConfig
 
 Task = Literal["knn", "ridge", "linear", "attentive", "health"]
 TASKS: tuple[Task, ...] = get_args(Task)
+B = TypeVar("B", bound=BaseModel)
 
 
 class ExtractionConfig(BaseModel):
@@ -83,7 +84,7 @@ def ratio_name(token_ratio: float) -> str:
     return "" if token_ratio == 1 else f"_{100 * token_ratio:.0f}"
 
 
-def changed(config: EvaluationConfig, overrides: Iterable[tuple[str, Any]]) -> EvaluationConfig:
+def changed(config: B, overrides: Iterable[tuple[str, Any]]) -> B:
     """Return the settings with those at the given dotted paths replaced.
 
     Raises:
@@ -100,9 +101,9 @@ def changed(config: EvaluationConfig, overrides: Iterable[tuple[str, Any]]) -> E
         node = tree
         for name in parents:
             node = node[name]
-        node[leaf] = int(value) if path == "crops" and value in ("1", "3") else value  # a literal is no number to parse
+        node[leaf] = int(value) if leaf == "crops" and value in ("1", "3") else value  # a literal is no number to parse
     try:
-        made = EvaluationConfig.model_validate(tree)
+        made = type(config).model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explained(item) for item in error.errors(include_url=False))) from error
     for path, value in flatten(made.model_dump()).items():

@@ -28,6 +28,7 @@ from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.charts import confusion_chart, spectrum_chart
 from tats_ray.tracking.mlflow import MlflowTracker, end_run, open_run
+from tats_ray.tracking.store import without_credentials
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def write_evaluation(
     content = _content(evaluation, frozen, train, test, config, handle)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files[0].write_text(json.dumps(content, indent=2))
+        files[0].write_text(without_credentials(json.dumps(content, indent=2)))
         pq.write_table(scores_table(evaluation, test), files[1])
         for result in evaluation.results:
             files.append(folder / f"confusion_{result.name}.png")
@@ -142,7 +143,7 @@ def scores_table(evaluation: Evaluation, test: Manifest) -> pa.Table:
             rows.append(
                 {
                     "id": video.id,
-                    "path": video.source.name,
+                    "path": without_credentials(video.source.name),
                     "label": video.label,
                     "task": result.task,
                     "token_ratio": result.token_ratio,

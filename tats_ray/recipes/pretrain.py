@@ -1,9 +1,9 @@
 """Pre-training recipes: each docstring states what it is for and what it needs; the numbers are its experiment."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from tats_ray.config.overrides import ConfigError
+from tats_ray.config.overrides import ConfigError, R
 from tats_ray.config.run import TrainRun
 from tats_ray.data.config import DataConfig
 from tats_ray.masking.adamae import AdaMAEConfig
@@ -110,11 +110,20 @@ def recipe(name: str) -> TrainRun:
     Raises:
         ConfigError: There is none.
     """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+    return named(name, RECIPES)
+
+
+def named(name: str, recipes: Mapping[str, Callable[[], R]]) -> R:
+    """Return the run of some recipes that goes by a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(recipes)}")
+    return recipes[name]()
 
 
 def _vit(size: Size) -> ModelConfig:

@@ -17,6 +17,10 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https", "databricks")
 # A database password may hold a slash; elsewhere a slash ends the authority, and an @ behind it belongs to a path.
 _USERINFO = re.compile(r"(\b(?:postgresql|mysql|mssql)[+\w]*://)\S*@|(?<=://)[^/\s]*@")
+# What opens a signed or shared address of an object store.
+_QUERY = re.compile(
+    r"([?&](?:x-amz-\w[\w-]*|x-goog-\w[\w-]*|sig|signature|token|access_token|password)=)[^&\s\"']+", re.I
+)
 
 
 def resolve_uri(uri: str | None, *, results_root: Path) -> str:
@@ -112,8 +116,8 @@ def ui_command(uri: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Strip ``user:password@`` from every URI in a text."""
-    return _USERINFO.sub(r"\1", text)
+    """Strip ``user:password@`` and the values of signatures and tokens from every URI in a text."""
+    return _QUERY.sub(r"\1...", _USERINFO.sub(r"\1", text))
 
 
 def _checked(uri: str, *, named: str) -> str:

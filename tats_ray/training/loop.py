@@ -12,7 +12,7 @@ import torch
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.loader import StepShare
 from tats_ray.interruption import Stopped
-from tats_ray.methods.averages import Averages
+from tats_ray.methods.averages import Averages, Tally, usage
 from tats_ray.methods.base import HeldOut, Method
 from tats_ray.tracking.base import Tracker
 from tats_ray.tracking.progress import ProgressState
@@ -263,6 +263,7 @@ class _Training:
             state={"loop": vars(state), "method": job.method.state_dict()},
             measured=state.measured,
             run_id=job.run_id,
+            identity=job.method.identity(),
             over=over,
         )
 
@@ -305,7 +306,8 @@ def _measure(job: Job) -> dict[str, float]:
     averages = Averages()
     if len(job.held_out.batch):
         job.method.validate(job.held_out, averages=averages)
-    return reduce_means(averages, job.context)
+    tallies: Sequence[Mapping[str, Tally]] = job.context.all_gather(averages.take_tallies())  # type: ignore[assignment]
+    return reduce_means(averages, job.context) | usage(tallies)
 
 
 def _check_best(job: Job) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import WorkerContext
 
 GRACE_CLIPS = 1000
@@ -86,7 +87,8 @@ class Quarantine:
     def _append(self, failures: Sequence[Failure], *, step: int) -> None:
         known = set(self._known(step)) if step == HELD_OUT_STEP else set()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        rows = [(now, step, *failure) for failure in failures if failure not in known]
+        shown = [(without_credentials(path), without_credentials(reason)) for path, reason in failures]
+        rows = [(now, step, *failure) for failure in shown if failure not in known]
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows([HEADER, *rows] if new else rows)

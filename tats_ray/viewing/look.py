@@ -232,9 +232,13 @@ def _attention_path(method: MaskedAutoencoding, patches: Tensor, token: int) -> 
     scorer = method.update.scorer
     if not isinstance(scorer, TATSScorer):
         return None
-    tokens = scorer.embed(patches) + scorer.positions
-    weight = scorer.block.attention_path(tokens, method.grid, token_idx=torch.tensor([token]))
-    return AttentionPath(token=token, weight=weight[0].flatten().numpy())
+    size = scorer.grid.num_tokens  # of the window in which the sampler looks, which may be the whole clip
+    first = token // size * size
+    tokens = scorer.embed(patches[:, first : first + size]) + scorer.positions
+    weight = scorer.block.attention_path(tokens, scorer.grid, token_idx=torch.tensor([token - first]))
+    whole = np.zeros(patches.shape[1], np.float32)
+    whole[first : first + size] = weight[0].flatten().numpy()
+    return AttentionPath(token=token, weight=whole)
 
 
 def _told_apart(opened: Sequence[Trained], reserved: Collection[str]) -> list[str]:
