@@ -67,7 +67,6 @@ FREE_TO_CHANGE = (
 PASSED_ON = ("MLFLOW_", "AWS_")
 """Environment variables that reach the workers: addresses and credentials of the run's record."""
 
-
 _logger = logging.getLogger(__name__)
 
 
@@ -133,8 +132,7 @@ def _conduct(
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
         with abandoned(folder if resumed_from is None else None):
-            if resumed_from is not None:
-                record_id = read_status(folder)["mlflow_run_id"]
+            record_id = record_id if resumed_from is None else read_status(folder)["mlflow_run_id"]
             handle = _open(run, manifest, folder, record_id=record_id, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
