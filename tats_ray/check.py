@@ -33,6 +33,8 @@ SHOWN = 8
 """Clips on the contact sheet."""
 BATCH = {"cpu": 4}
 """Most clips of a measured step; other devices take the run's micro-batch."""
+FILLER = {"hold": "their last frame", "loop": "their own beginning", "refuse": "nothing, since they are refused"}
+"""What makes a clip of a video that is shorter, by ``data.short_videos``."""
 STEPS = 1000
 """Length of the run whose first step is measured; any."""
 MIN_SECONDS = 3.0
@@ -48,7 +50,7 @@ class Check:
     failures: Sequence[tuple[str, str]]
     """Path and reason of those that did not decode."""
     held: int
-    """Clips of videos that are shorter than a clip: their last frame is held."""
+    """Clips of videos that are shorter than a clip: their last frame is held, or they begin again."""
     frame_size: tuple[int, int]
     """Median width and height of the videos."""
     decode_rate: float
@@ -192,8 +194,8 @@ def first_change(measured: Check, run: TrainRun, *, cores: int) -> str:
         )
     if measured.held > measured.clips / 2:
         return (
-            "the clip: most videos are shorter than it, and what it holds is their last frame; take fewer frames, or "
-            "closer ones (data.num_frames, data.frame_stride, data.fps)"
+            f"the clip: most videos are shorter than it, and what fills it is {FILLER[run.data.short_videos]}; take "
+            f"fewer frames, or closer ones (data.num_frames, data.frame_stride, data.fps)"
         )
     if measured.cores_per_worker <= cores:
         return "nothing: with these files the device, not decoding, is the limit"

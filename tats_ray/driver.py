@@ -21,31 +21,33 @@ import numpy as np
 from rich.console import Console
 
 from tats_ray.config.files import read_run, to_yaml
-from tats_ray.config.labels import describe_run, sampler_tags
-from tats_ray.config.overrides import ConfigError, flatten
-from tats_ray.config.run import TrainRun
+from tats_ray.config.labels import describe_run, run_tags
+from tats_ray.config.overrides import ConfigError, R, flatten
+from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
+from tats_ray.data.code_rows import CodesError
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, politely, recorded, terminable
-from tats_ray.methods.build import truth_grid
+from tats_ray.run_codes import with_codes
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
-from tats_ray.tracking.mlflow import end_run, open_run, send_left_over
+from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
 from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
     CheckpointError,
+    checkpoint_identity,
     checkpoint_step,
     latest_checkpoint,
     verify_checkpoint,
 )
 from tats_ray.training.stepper import NotFiniteError
-from tats_ray.worker import SUMMARY, Launch
+from tats_ray.worker import SUMMARY, Launch, check_init
 
-RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
 
 FREE_TO_CHANGE = (
@@ -86,12 +88,13 @@ class Outcome:
 
 
 def conduct(
-    run: TrainRun,
+    run: Run,
     execute: Callable[[Launch], None],
     *,
-    check: Callable[[TrainRun], object] = lambda run: None,
+    check: Callable[[Run], object] = lambda run: None,
     fresh: bool = False,
     parent_run_id: str | None = None,
+    record_id: str | None = None,
 ) -> Outcome:
     """Execute a run to its end, resuming an interrupted one of the same name.
 
@@ -101,6 +104,7 @@ def conduct(
         check: Raises one of ``RUN_ERRORS`` where ``execute`` could not run; called before anything is recorded.
         fresh: Start anew even if there is something to resume.
         parent_run_id: MLflow run of the sweep it belongs to.
+        record_id: MLflow run that a run without something to resume goes on with, instead of a new one.
 
     Raises:
         RunFailedError: It cannot start, or failed; everything is recorded.
@@ -114,16 +118,24 @@ def conduct(
             stack.enter_context(alone(run))
         except (*RUN_ERRORS, ValueError) as error:
             raise RunFailedError(str(error)) from error
-        return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id)
+        return _conduct(run, manifest, execute, fresh=fresh, parent_run_id=parent_run_id, record_id=record_id)
 
 
 def _conduct(
-    run: TrainRun, manifest: Manifest, execute: Callable[[Launch], None], *, fresh: bool, parent_run_id: str | None
+    run: Run,
+    manifest: Manifest,
+    execute: Callable[[Launch], None],
+    *,
+    fresh: bool,
+    parent_run_id: str | None,
+    record_id: str | None,
 ) -> Outcome:
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
         with abandoned(folder if resumed_from is None else None):
-            handle = _open(run, manifest, folder, resumed=resumed_from is not None, parent_run_id=parent_run_id)
+            if resumed_from is not None:
+                record_id = read_status(folder)["mlflow_run_id"]
+            handle = _open(run, manifest, folder, record_id=record_id, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
     if resumed_from is not None:
@@ -144,7 +156,7 @@ def _conduct(
     return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
 
 
-def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
+def prepare(run: R) -> tuple[R, Manifest]:
     """Make every path absolute, and check all that can be checked before anything starts.
 
     Raises:
@@ -157,11 +169,12 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
         )
     results = results_root(run)
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
-    data = run.data.model_copy(update={"manifest": tuple(named)})
+    codes = None if run.data.codes is None else absolute(run.data.codes, "data.codes")
+    data = run.data.model_copy(update={"manifest": tuple(named), "codes": codes})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
-    run = run.model_copy(update={"data": data, "results": str(results), "init": init})
+    run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
-    if truth_grid(run.masking, run.grid) is not None:
+    if run.truth_grid is not None:
         require_truth(manifest)
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
@@ -175,10 +188,11 @@ def prepare(run: TrainRun) -> tuple[TrainRun, Manifest]:
             f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
         )
     _check_cache(run, videos)
-    return run, manifest
+    check_init(run)
+    return with_codes(run, manifest), manifest
 
 
-def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
@@ -191,7 +205,7 @@ def _check_goes_on(run: TrainRun, *, total_steps: int) -> None:
         )
 
 
-def _check_cache(run: TrainRun, videos: Manifest) -> None:
+def _check_cache(run: Run, videos: Manifest) -> None:
     workers = max(1, run.cluster.num_workers)
     needed = frames_gib(videos) * workers
     if run.data.cache == "memory" and needed > run.data.cache_gib:
@@ -216,14 +230,20 @@ def _checkpoint_of(init: Path) -> Path:
     return folder
 
 
-def results_root(run: TrainRun) -> Path:
+def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
-        ConfigError: It is relative inside a Ray job.
+        ConfigError: It is relative inside a Ray job, or in an object store.
     """
     default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
-    return Path(absolute(run.results or default, "results"))
+    root = absolute(run.results or default, "results").removeprefix("file://")
+    if is_uri(root):
+        raise ConfigError(
+            f"results={root} is a URI, and checkpoints are written to a file system; give results= a folder that all "
+            f"machines share, such as a mounted bucket or a volume, and keep MLflow's artifacts in the object store"
+        )
+    return Path(root)
 
 
 def absolute(path: str, knob: str) -> str:
@@ -243,7 +263,7 @@ def absolute(path: str, knob: str) -> str:
     return str(expanded.absolute())
 
 
-def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
+def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | None]:
     """Return the folder of the run, and the checkpoint it is resumed from; the caller holds the run's name.
 
     An unfinished run of the same name with a checkpoint is resumed; otherwise the next number is taken.
@@ -271,7 +291,7 @@ def claim(run: TrainRun, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path
     return folder, None
 
 
-def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
+def find_finished(run: Run, manifest: Manifest) -> Path | None:
     """Return the folder of a finished run of this name, these settings and these videos; None when there is none."""
     assert run.results is not None
     root = Path(run.results) / run.name
@@ -283,7 +303,7 @@ def find_finished(run: TrainRun, manifest: Manifest) -> Path | None:
     return None
 
 
-def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, parent_run_id: str | None) -> RunHandle:
+def _open(run: Run, manifest: Manifest, folder: Path, *, record_id: str | None, parent_run_id: str | None) -> RunHandle:
     assert run.results is not None
     tracking = run.tracking
     if tracking.run_name is None:
@@ -298,9 +318,9 @@ def _open(run: TrainRun, manifest: Manifest, folder: Path, *, resumed: bool, par
             digest=manifest.hash,
             source=manifest.name,
         ),
-        run_id=read_status(folder)["mlflow_run_id"] if resumed else None,
+        run_id=record_id,
         parent_run_id=parent_run_id,
-        tags={"tats.kind": "run", "tats.folder": str(folder), **sampler_tags(run)},
+        tags={"tats.kind": "run", "tats.folder": str(folder), **run_tags(run)},
         description=describe_run(run, num_videos=len(manifest)),
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
@@ -321,6 +341,12 @@ def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None 
     """Record how a run ended."""
     write_status(folder, status, handle)
     close_record(handle, status, reason=reason)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is not None and (named := checkpoint_identity(checkpoint)):
+        try:
+            tag_run(handle, {f"tats.{module}": name for module, name in named.items()})
+        except TrackingError as error:
+            _logger.warning("MLflow run %s lacks the names of its modules: %s", handle.run_id, error)
 
 
 def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
@@ -331,7 +357,7 @@ def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None
         _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
 
 
-def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) -> None:
+def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None:
     """Record runs as KILLED whose processes were killed; one that finished after all is left as it is.
 
     Args:
@@ -348,13 +374,13 @@ def end_as_killed(run: TrainRun, folders: Iterable[Path], *, patience: float) ->
             _end(folder, "KILLED", _handle_of(run, folder))
 
 
-def _handle_of(run: TrainRun, folder: Path) -> RunHandle:
+def _handle_of(run: Run, folder: Path) -> RunHandle:
     assert run.results is not None
     uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
     return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="", folder=folder)
 
 
-def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> None:
+def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> None:
     changed = _changed(run, folder, status, manifest)
     if changed:
         raise ConfigError(
@@ -363,9 +389,9 @@ def _check_same(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -
         )
 
 
-def _changed(run: TrainRun, folder: Path, status: dict, manifest: Manifest) -> list[str]:
+def _changed(run: Run, folder: Path, status: dict, manifest: Manifest) -> list[str]:
     """Say which settings that matter for what is learnt a run does not share with the one in a folder."""
-    before = flatten(read_run(folder / "run.yaml").model_dump(mode="json"))
+    before = flatten(read_run(folder / "run.yaml", type(run)).model_dump(mode="json"))
     now = flatten(run.model_dump(mode="json"))
     changed = [
         f"{path} was {before.get(path)!r}, is {now.get(path)!r}"

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.clips import Clip, load_center_clip
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.decode import Decode
 from tats_ray.data.guard import GuardedDecoder
+from tats_ray.data.loader import as_tensors
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import PROBE
+from tats_ray.data.samples import load_coded_clip
 from tats_ray.data.source import DecodeError
 from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
@@ -24,7 +27,7 @@ from tats_ray.training.probe import ProbeClips
 from tats_ray.training.quarantine import DataLossError
 
 
-def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> HeldOut:
+def load_held_out(run: Run, manifest: Manifest, context: WorkerContext) -> HeldOut:
     """Decode this worker's part of the held-out clips: their middle, uncropped and unflipped where they can be."""
     grid = run.grid
     kept, failures = _middle_clips(run, manifest, context)
@@ -43,12 +46,12 @@ def load_held_out(run: TrainRun, manifest: Manifest, context: WorkerContext) -> 
         ]
         for position, name in enumerate(("mover", "twin")):
             truth[name] = torch.stack([torch.from_numpy(share[position]) for share in shares]).to(context.device)
-    batch = ClipBatch(video=_stacked(run, kept), row=rows).to(context.device)
+    batch = ClipBatch(video=_stacked(run, kept), row=rows, **_codes_of(run, records)).to(context.device)
     labels = torch.tensor([record.label for record in records], dtype=torch.int64) if is_labelled(manifest) else None
     return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures, labels=labels)
 
 
-def load_probe_clips(run: TrainRun, videos: Manifest, context: WorkerContext) -> ProbeClips | None:
+def load_probe_clips(run: Run, videos: Manifest, context: WorkerContext) -> ProbeClips | None:
     """Decode this worker's part of the training videos from which a ridge probe learns; None where none is wanted."""
     if run.training.probe_every is None or not is_labelled(videos):
         return None
@@ -65,7 +68,7 @@ def is_labelled(manifest: Manifest) -> bool:
 
 
 def _middle_clips(
-    run: TrainRun, manifest: Manifest, context: WorkerContext
+    run: Run, manifest: Manifest, context: WorkerContext
 ) -> tuple[list[tuple[int, Clip]], list[tuple[str, str]]]:
     """Decode this worker's part; return the clips with their rows, and path and reason of those that failed."""
     indices = range(context.rank, len(manifest), context.world_size)
@@ -75,16 +78,26 @@ def _middle_clips(
     return kept, [clip for clip in loaded if not isinstance(clip, Clip)]
 
 
-def _stacked(run: TrainRun, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
+def _stacked(run: Run, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
     size, frames = run.data.crop_size, run.data.num_frames
     if not kept:
         return torch.zeros(0, frames, size, size, 3, dtype=torch.uint8)
     return torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
 
 
-def _load(run: TrainRun, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
+def _codes_of(run: Run, records: Sequence[VideoRecord]) -> dict[str, torch.Tensor]:
+    """Return codes and importance of the clips that :func:`_load` decodes; nothing without cached codes."""
+    if run.data.codes is None or not records:
+        return {}
+    cache = CodeCache.open(Path(run.data.codes), clip=run.data)
+    return as_tensors([cache.read(record, cache.middle(record)) for record in records])
+
+
+def _load(run: Run, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
     """Return a clip, or path and reason."""
     try:
-        return load_center_clip(record, run.data, decode=decode)
+        if run.data.codes is None:
+            return load_center_clip(record, run.data, decode=decode)
+        return load_coded_clip(record, run.data, Path(run.data.codes), rng=None, decode=decode)[0]
     except DecodeError as error:
         return record.source.name, error.reason

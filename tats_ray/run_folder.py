@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tats_ray.config.overrides import ConfigError
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run
 from tats_ray.tracking.base import RunHandle
 
 
-def new_folder(run: TrainRun, name: str) -> Path:
+def new_folder(run: Run, name: str) -> Path:
     """Make the folder of the next number under a name.
 
     Raises:
@@ -56,7 +56,7 @@ def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash:
 
 
 @contextmanager
-def alone(run: TrainRun) -> Iterator[None]:
+def alone(run: Run) -> Iterator[None]:
     """Hold the name of a run, so that no other process resumes or numbers a run of that name meanwhile.
 
     The lock is the operating system's: it goes with the process that holds it, however that ends.
@@ -83,7 +83,7 @@ def alone(run: TrainRun) -> Iterator[None]:
         yield
 
 
-def is_held(run: TrainRun) -> bool:
+def is_held(run: Run) -> bool:
     """Say whether a living process holds the name of a run."""
     try:
         with alone(run):
@@ -104,7 +104,7 @@ def abandoned(folder: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def writing(run: TrainRun) -> Iterator[None]:
+def writing(run: Run) -> Iterator[None]:
     """Name the setting when the block cannot write below ``results``.
 
     Raises:

@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
-from tats_ray.config.run import TrainRun
+from tats_ray.config.error import ConfigError
+from tats_ray.config.run import Run, TrainRun
+from tats_ray.config.tokenizer_run import read_tokenizer
 from tats_ray.data.cache import CachingDecoder
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
@@ -18,7 +21,8 @@ from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.held_out import is_labelled, load_held_out, load_probe_clips
 from tats_ray.masking.tats import TATSConfig
-from tats_ray.methods.build import build_method, training_flops, truth_grid, visible_rule
+from tats_ray.masking.tokenizer_importance import TokenizerImportance, TokenizerImportanceConfig
+from tats_ray.methods.base import Method
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
@@ -46,7 +50,7 @@ SharesOf = Callable[[Manifest, ShareSpec], Iterable[StepShare]]
 class Launch:
     """All that a worker is told; plain data, pickled to wherever it runs."""
 
-    run: TrainRun
+    run: Run
     folder: Path
     handle: RunHandle
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -76,7 +80,8 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         micro_batch=run.training.micro_batch,
         rank=context.rank,
         world_size=context.world_size,
-        truth_grid=truth_grid(run.masking, run.grid),
+        truth_grid=run.truth_grid,
+        codes=None if run.data.codes is None else Path(run.data.codes),
     )
     tracker: Tracker = MlflowTracker(launch.handle) if context.rank == 0 else NullTracker()
     job = Job(
@@ -93,7 +98,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         max_failed_share=run.data.max_failed_share,
         folder=launch.folder,
         run_id=launch.handle.run_id,
-        flops=_flops_by_stage(run),
+        flops=cache(run.flops_at),
         probe=load_probe_clips(run, videos, context) if is_labelled(manifest) else None,
         peak_flops=context.world_size * matmul_flops(context.device, stepper.dtype),
     )
@@ -117,7 +122,7 @@ def run_alone(launch: Launch, context: WorkerContext) -> None:
 
 
 @contextmanager
-def own_decoders(run: TrainRun, *, threads: int) -> Iterator[SharesOf]:
+def own_decoders(run: Run, *, threads: int) -> Iterator[SharesOf]:
     """Let as many threads of this process decode, each in a child that may keep frames; they end with the block."""
     if run.data.cache == "memory":
         with CachingDecoder(run.data, processes=threads * max(1, run.cluster.num_workers)) as decode:
@@ -148,62 +153,89 @@ class BarContext(LocalContext):
         self.bar.update(state)
 
 
-def describe(run: TrainRun) -> dict[str, str]:
+def total_steps(run: Run, manifest: Manifest) -> int:
+    """Return the training steps of a run on the videos of a manifest."""
+    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
+    return run.total_steps(epoch_length(manifest.select(rows).parts))
+
+
+def describe(run: Run) -> dict[str, str]:
     """Return token counts, parameters and FLOPs of a run, without starting anything."""
-    with torch.device("meta"):
-        method = build_method(
-            run.model, run.masking, grid=run.grid, total_steps=1, global_batch=run.training.global_batch, seed=run.seed
-        )
-    grid = run.grid
-    visible = visible_rule(run.masking, grid).count
+    method = _on_meta(run)
     counted = {name: sum(p.numel() for p in module.parameters()) for name, module in method.modules().items()}
-    encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
-    flops = training_flops(run.model, run.masking, grid=grid)
-    facts = {
-        "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
-        "visible tokens": f"{visible:,}",
-        "target tokens": f"{grid.num_tokens - visible:,}",
-        "parameters, encoder": f"{encoder:,}",
-    }
+    facts = dict(run.facts(method))
     facts |= {f"parameters, {name}": f"{number:,}" for name, number in counted.items()}
-    facts |= {f"training GFLOPs a clip, {part}": f"{number / 1e9:,.4g}" for part, number in flops.items()}
+    facts |= {f"training GFLOPs a clip, {part}": f"{number / 1e9:,.4g}" for part, number in run.flops().items()}
     return facts
 
 
-def build(run: TrainRun, total_steps: int, device: torch.device) -> MaskedAutoencoding:
+def build(run: Run, total_steps: int, device: torch.device) -> Method:
     """Build a run's method on a device, with the weights of ``init`` if it names any."""
     torch.manual_seed(run.seed)  # every worker initialises alike
-    method = build_method(
-        run.model,
-        run.masking,
-        grid=run.grid,
-        total_steps=total_steps,
-        global_batch=run.training.global_batch,
-        seed=run.seed,
-    )
+    method = run.build_method(total_steps=total_steps)
     for module in method.modules().values():
         module.to(device)
+    if isinstance(run, TrainRun) and isinstance(run.masking.importance, TokenizerImportanceConfig):
+        _give_tokenizer(run.masking.importance, method, device)
     if run.init is not None and run.init_takes == "weights":
         verify_checkpoint(Path(run.init))
-        for name, module in method.modules().items():
-            if name == "autoencoder" or (Path(run.init) / f"{name}.safetensors").exists():
+        for place, (name, module) in enumerate(method.modules().items()):
+            if place == 0 or (Path(run.init) / f"{name}.safetensors").exists():
                 load_module(Path(run.init), name, module)
     if run.training.compile:
         method.compile()
     return method
 
 
-def _flops_by_stage(run: TrainRun) -> Callable[[str], float]:
-    """Return the FLOPs of one clip's training step by stage: TATS's sampler takes no part in the first."""
-    flops = training_flops(run.model, run.masking, grid=run.grid)
-    return lambda stage: flops["autoencoder"] + (0 if stage == "random" else flops["sampler"])
+def _give_tokenizer(config: TokenizerImportanceConfig, method: Method, device: torch.device) -> None:
+    assert isinstance(method, MaskedAutoencoding)
+    assert isinstance(method.importance, TokenizerImportance)
+    assert config.checkpoint is not None  # the driver has seen to it
+    method.importance.tokenizer = read_tokenizer(Path(config.checkpoint))[0].to(device)
 
 
-def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int) -> dict[str, Trainable]:
+def check_init(run: Run) -> None:
+    """Refuse a sampler whose learnt positions are of another clip length; the autoencoder's fixed ones fit any.
+
+    Raises:
+        ConfigError: With both numbers of tokens, and the way out.
+    """
+    if run.init is None or run.init_takes != "weights" or not isinstance(run, TrainRun):
+        return
+    for name, module in _on_meta(run).modules().items():
+        path = Path(run.init) / f"{name}.safetensors"
+        wanted = dict(module.named_parameters()).get("positions")
+        if wanted is None or not path.exists():
+            continue
+        with safe_open(path, framework="pt") as file:
+            found = file.get_slice("positions").get_shape()[0]
+        if found != len(wanted):
+            slots, rest = divmod(found, run.grid.slot_tokens)
+            frames = slots * run.model.tubelet_size
+            windows = name == "tats" and not rest and run.data.num_frames % frames == 0
+            raise ConfigError(
+                f"init={run.init}: the positions of its {name} sampler were learnt for {found} tokens, and this run's "
+                f"looks at {len(wanted)}; unlike the autoencoder's, which are fixed, they do not go on for longer "
+                f"clips. "
+                + (
+                    f"Let it look at as many at once with masking.visible.window_frames={frames}"
+                    if windows
+                    else "Take another masking.visible.kind, or clips of the same length and size"
+                )
+            )
+
+
+def _on_meta(run: Run) -> Method:
+    with torch.device("meta"):  # allocates nothing
+        return run.build_method(total_steps=1)
+
+
+def make_trainables(run: Run, method: Method, total_steps: int) -> dict[str, Trainable]:
     """Give each part of a method that learns its optimiser and schedule."""
     trainables = {}
     for name, module in method.trainables().items():
         if name == "sampler":
+            assert isinstance(run, TrainRun)
             assert isinstance(run.masking.visible, TATSConfig)
             ppo = run.masking.visible.ppo
             trainables[name] = constant_trainable(
@@ -216,9 +248,7 @@ def make_trainables(run: TrainRun, method: MaskedAutoencoding, total_steps: int)
     return trainables
 
 
-def _restore(
-    launch: Launch, method: MaskedAutoencoding, trainables: dict[str, Trainable], context: WorkerContext
-) -> LoopState:
+def _restore(launch: Launch, method: Method, trainables: dict[str, Trainable], context: WorkerContext) -> LoopState:
     checkpoint = latest_checkpoint(launch.folder / "checkpoints")
     if checkpoint is None and launch.run.init is not None and launch.run.init_takes == "training":
         checkpoint = Path(launch.run.init)

@@ -17,7 +17,10 @@ from tats_ray.masking.fixed import RandomConfig
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.base import HeldOut
 from tats_ray.methods.build import VisibleConfig
+from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer
 from tats_ray.rl.ppo import PPOConfig
+from tats_ray.tokenizer.adversarial import LossConfig
+from tats_ray.tokenizer.model import TokenizerConfig
 from tats_ray.tracking.base import NullTracker
 from tats_ray.training import loop
 from tats_ray.training.config import TrainingConfig
@@ -72,8 +75,7 @@ def logged(
     clocks = exponential_clocks((4, grid.num_tokens), seed=0, step=-1, device=context.device)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "write_pictures", lambda snapshot, folder, *, step: [])
-        for kind in KINDS:
-            method = make_method(kind, total_steps=STEPS)
+        for method in [*(make_method(kind, total_steps=STEPS) for kind in KINDS), tokenizer_method(grid)]:
             job = Job(
                 method=method,
                 stepper=make_stepper(method, context=context),
@@ -94,8 +96,21 @@ def logged(
                 flops=lambda stage: 1.0,
                 peak_flops=1.0,
             )
-            train(job, LoopState(), [StepShare([make_batch(range(8), seed=step)], []) for step in range(STEPS)])
+            train(
+                job,
+                LoopState(),
+                [StepShare([make_batch(range(8), seed=step)], [], [False] * 8) for step in range(STEPS)],
+            )
     return names.seen
+
+
+def tokenizer_method(grid: TokenGrid) -> TokenizerTraining:
+    """A tokenizer with every loss that there is."""
+    config = TokenizerConfig(base_channels=2, channel_multipliers=(1, 1, 1), residual_blocks=1, samples=2)
+    losses = LossConfig(adversarial_weight=0.1, discriminator_channels=1)
+    method = build_tokenizer(config, losses, grid=grid, total_steps=STEPS)
+    method.perceptual = lambda rebuilt, real: (rebuilt - real).square().flatten(1).mean(1)
+    return method
 
 
 def documented() -> set[str]:

@@ -17,7 +17,8 @@ from ray import ObjectRef
 from tats_ray.cluster.runtime import node_resources, start_ray
 from tats_ray.cluster.tasks import Failed, Task, run_tasks
 from tats_ray.cluster.train import check_cluster, check_fits
-from tats_ray.cluster.tune import concurrent_trials, end_family, fit_quietly
+from tats_ray.cluster.trial import device, fit_quietly, train_here
+from tats_ray.cluster.tune import concurrent_trials, end_family
 from tats_ray.comparison.collect import Data, curves, facts, scored, settings
 from tats_ray.comparison.diagnostics import random_mask_errors
 from tats_ray.comparison.judging import Missing, Scored
@@ -38,7 +39,7 @@ from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import MlflowTracker, open_run
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import LocalContext
-from tats_ray.worker import Launch, own_decoders, run_training
+from tats_ray.worker import Launch
 
 PLAN = "plan.json"
 
@@ -165,10 +166,7 @@ def _train(run: TrainRun, parent_run_id: str) -> Path:
 
 def _train_here(launch: Launch) -> None:
     """Train in this task's process, on its GPU if it has one."""
-    threads = launch.run.cluster.cpus_per_worker
-    torch.set_num_threads(threads)
-    with own_decoders(launch.run, threads=threads) as shares_of:
-        run_training(launch, LocalContext(_device()), shares_of)
+    train_here(launch, LocalContext(device()))
 
 
 @ray.remote(max_retries=3)
@@ -180,19 +178,15 @@ def _judge(folder: Path, data: Data, tasks: tuple[str, ...], config: EvaluationC
     if kept.exists():
         return json.loads(kept.read_text())
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    frozen = FrozenEncoder.load(folder, device=_device())
+    frozen = FrozenEncoder.load(folder, device=device())
     with TemporaryDirectory(dir=folder, prefix=".features_") as features:  # of many runs they would fill the disk
         work = partial(evaluate, frozen, train, test, tasks_of(tasks), config, features=Path(features))
         evaluation = conduct_evaluation(frozen, train, test, tasks_of(tasks), config, run=work).evaluation
-    figures = {**evaluation.metrics(), **random_mask_errors(folder, test, device=_device())}
+    figures = {**evaluation.metrics(), **random_mask_errors(folder, test, device=device())}
     partial_file = kept.with_suffix(".partial")
     partial_file.write_text(json.dumps(figures, indent=2))
     partial_file.replace(kept)
     return figures
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
 
 def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import Progress
 
-from tats_ray.cluster.tune import last_line
+from tats_ray.cluster.recorder import last_line
 
 POLL_SECONDS = 1.0
 

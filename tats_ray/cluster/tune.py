@@ -1,10 +1,9 @@
-"""Sweeps: a declared search space, one shared warm checkpoint, a Ray Tune trial for each point, a table at the end."""
+"""Sweeps: a declared search space, shared warm checkpoints, a Ray Tune trial for each point, a page at the end."""
 
-import csv
-import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+import sys
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,95 +11,87 @@ from typing import Any
 import ray
 from ray import tune
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
-from tats_ray.cluster.context import make_board
-from tats_ray.cluster.runtime import start_ray
-from tats_ray.cluster.train import check_cluster, fit, run_on_ray
-from tats_ray.config.labels import describe_sweep
-from tats_ray.config.overrides import change
+from tats_ray.cluster.planning import SuggestedTrials
+from tats_ray.cluster.recorder import Recorder
+from tats_ray.cluster.runtime import node_resources
+from tats_ray.cluster.schedulers import make_scheduler
+from tats_ray.cluster.search_space import SearchSpace, is_logarithmic
+from tats_ray.cluster.sweep_start import Begun, begin, go_on, named, not_worth_starting
+from tats_ray.cluster.train import check_fits
+from tats_ray.cluster.trial import SweepTrial, newest_folder
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import close_record, conduct, end_as_killed, prepare
+from tats_ray.driver import close_record, end_as_killed, prepare
 from tats_ray.interruption import Ending, recorded, terminable
-from tats_ray.run_folder import abandoned, new_folder, read_status
+from tats_ray.run_folder import alone, read_status, write_status
+from tats_ray.sweeping.collect import with_measurements
+from tats_ray.sweeping.journal import Options, Planned
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.report import Report, write_report
+from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.mlflow import MlflowTracker, open_run
-from tats_ray.training.state import latest_checkpoint
-from tats_ray.worker import Launch
+from tats_ray.tracking.mlflow import MlflowTracker, tag_run
+from tats_ray.tracking.provenance import provenance_tags
+from tats_ray.worker import total_steps
 
 KILL_SECONDS = 10.0
 """How long an interrupted sweep waits for the processes of its trials to go."""
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """A sweep as a declaration; every name is a dotted path of a run, or a metric's documented name."""
-
-    name: str
-    recipe: str
-    metric: str
-    mode: str  # "min" or "max"
-    domains: Mapping[str, Any]  # dotted path to a Ray Tune domain
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # of every trial
-    warm_up: Mapping[str, Any] = field(default_factory=dict)  # of the run whose last checkpoint every trial starts from
-    shown: tuple[str, ...] = ()  # further metrics in the table
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """How one trial ended."""
-
-    name: str
-    knobs: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    error: str | None
-
-
-@dataclass(frozen=True)
 class SweepResult:
-    """All trials, best first, failed ones last."""
+    """A sweep that is over."""
 
-    trials: list[TrialResult]
-    table: Path
+    name: str
+    trials: list[Trial]
+    report: Report
+    folder: Path
     handle: RunHandle
 
 
-def sweep(space: SearchSpace, run: TrainRun) -> SweepResult:
+def sweep(
+    space: SearchSpace, run: TrainRun, options: Options | None = None, *, resume: str | None = None
+) -> SweepResult:
     """Run every trial of a space; ``run`` is the base that the space changes.
 
     A failed trial ends with its reason in the result, and does not end the sweep.
 
+    Args:
+        space: What is searched.
+        run: The base run.
+        options: How; None for what the space says, with the run's seed. A resumed sweep has its own.
+        resume: Name of a sweep that was interrupted.
+
     Raises:
-        RunFailedError: The warm-up failed.
-        ConfigError: The base run, a domain's path or the cluster does not fit.
+        RunFailedError: A warm-up failed.
+        ConfigError: The base run, the space, the options or the cluster does not fit, or there is no such sweep.
     """
     with terminable():
-        run, _ = prepare(run)
-        check_cluster(change(run, space.fixed.items()))
-        base = change(run, [("init", str(warm_checkpoint(space, run))), *space.fixed.items()])
-        folder = new_folder(base, space.name)
-        name = f"{space.name}-{folder.name}"
-        with abandoned(folder):
-            handle = _open(space, base, folder, name=name)
-        with recorded(partial(end_family, base, handle, name)):
-            trials = _run_trials(space, base, folder, name=name, parent_run_id=handle.run_id)
-            table = _write_table(space, trials, folder / "trials.csv")
-            tracker = MlflowTracker(handle)
-            tracker.log_file(table, folder="sweep")
-            tracker.close()
-    return SweepResult(trials, table, handle)
+        run, _ = prepare(_with_a_worker(run))
+        if resume is None:
+            begun = begin(space, run, options or Options(space.search, space.scheduler, space.trials, (run.seed,)))
+        else:
+            begun = go_on(space, run, resume)
+        with alone(named(begun.base, begun.plan.name)), recorded(partial(_end, begun)):
+            _run_trials(begun)
+            trials = _collect(begun)
+            report = _report(begun, trials)
+    return SweepResult(begun.plan.name, trials, report, begun.journal.folder, begun.handle)
 
 
-def _open(space: SearchSpace, base: TrainRun, folder: Path, *, name: str) -> RunHandle:
-    assert base.results is not None
-    return open_run(
-        base.tracking.model_copy(update={"run_name": name}),
-        results_root=Path(base.results),
-        folder=folder,
-        params={**base.model_dump(mode="json"), "sweep": {key: str(domain) for key, domain in space.domains.items()}},
-        tags={"tats.kind": "sweep", "tats.sweep": name, "tats.folder": str(folder)},
-        description=describe_sweep(base, knobs=list(space.domains), metric=space.metric, mode=space.mode),
-    )
+def concurrent_trials(run: TrainRun, cpus: float) -> int:
+    """Return how many trials fit at once: each takes its workers' CPUs and those for decoding.
+
+    Tune sees a nested trial's own process only, not the workers that it starts; without this bound all trials would
+    start and wait for each other's CPUs for ever.
+    """
+    return max(1, int(cpus // trial_cpus(run)))
+
+
+def trial_cpus(run: TrainRun) -> int:
+    """Return the CPUs of a trial: its workers', and one for decoding beside them."""
+    return max(1, run.cluster.num_workers) * run.cluster.cpus_per_worker + 1
 
 
 def end_family(base: TrainRun, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
@@ -112,6 +103,12 @@ def end_family(base: TrainRun, handle: RunHandle, name: str, status: Ending, rea
     end_as_killed(base, sorted({*begun, *_running(base, name)}), patience=KILL_SECONDS)
 
 
+def _with_a_worker(run: TrainRun) -> TrainRun:
+    """Return a run that Ray trains: what would train alone is a run of one worker there, with the same clips."""
+    workers = max(1, run.cluster.num_workers)
+    return run.model_copy(update={"cluster": run.cluster.model_copy(update={"num_workers": workers})})
+
+
 def _running(base: TrainRun, name: str) -> list[Path]:
     """Return the folders of a sweep's trials that are being trained, as far as they could say."""
     assert base.results is not None
@@ -119,114 +116,111 @@ def _running(base: TrainRun, name: str) -> list[Path]:
     return [folder for folder in folders if read_status(folder).get("status") == "RUNNING"]
 
 
-def warm_checkpoint(space: SearchSpace, run: TrainRun) -> Path:
-    """Return the last checkpoint of the space's warm-up run, which is trained once and found again by its settings."""
-    warm = change(run, space.warm_up.items())
-    same = warm.model_copy(update={"cluster": None, "tracking": None, "name": ""})
-    _, manifest = prepare(warm)
-    digest = hashlib.sha256((repr(same) + manifest.hash).encode()).hexdigest()[:12]
-    warm = warm.model_copy(update={"name": f"warm-{digest}"})
-    assert warm.results is not None
-    for folder in sorted((Path(warm.results) / warm.name).glob("*"), reverse=True):
-        if read_status(folder).get("status") == "FINISHED":
-            found = latest_checkpoint(folder / "checkpoints")
-            if found is not None:
-                return found
-    outcome = conduct(warm, run_on_ray)
-    found = latest_checkpoint(outcome.launch.folder / "checkpoints")
-    assert found is not None
-    return found
-
-
-def concurrent_trials(run: TrainRun, cpus: float) -> int:
-    """Return how many trials fit at once: each takes its workers' CPUs and one for decoding.
-
-    Tune sees a trial's own process only, not the workers that it starts; without this bound all trials would start and
-    wait for each other's CPUs for ever.
-    """
-    return max(1, int(cpus // (run.cluster.num_workers * run.cluster.cpus_per_worker + 1)))
-
-
-def _run_trials(
-    space: SearchSpace, base: TrainRun, folder: Path, *, name: str, parent_run_id: str
-) -> list[TrialResult]:
+def _run_trials(begun: Begun) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials: their reason is in the table
-    trial = tune.with_parameters(partial(_trial), base=base, sweep=name, parent_run_id=parent_run_id)
+    options, base, settled = begun.plan.options, begun.base, begun.journal.settled()
+    waiting = [_as_it_is_now(begun, planned) for planned in begun.plan.trials if planned.name not in settled]
+    suggested = None
+    if options.search == "tpe":
+        suggested = SuggestedTrials(begun.space, begun.plan, begun.journal, judge=partial(not_worth_starting, begun))
+    elif not waiting:
+        return
+    total = (options.trials or 0) * len(options.seeds) if suggested else len(begun.plan.trials)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        tuner = tune.Tuner(
-            tune.with_resources(trial, {"CPU": 0.01}),
-            param_space=dict(space.domains),
+        task = progress.add_task(begun.plan.name, total=total, completed=len(settled))
+        recorder = Recorder(begun.journal, options.scheduler, metric=begun.space.metric, progress=progress, task=task)
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(SweepTrial, sweep=begun.told), _resources(base)),
+            param_space={} if suggested else {"trial": tune.grid_search([vars(planned) for planned in waiting])},
             tune_config=tune.TuneConfig(
-                metric=space.metric,
-                mode=space.mode,
+                metric=begun.space.metric,
+                mode=begun.space.mode,
+                search_alg=suggested,
+                scheduler=make_scheduler(
+                    begun.space,
+                    options,
+                    total_steps=total_steps(*prepare(base)),
+                    checkpoint_every=base.training.checkpoint_every,
+                ),
+                num_samples=total if suggested else 1,
                 max_concurrent_trials=concurrent_trials(base, ray.cluster_resources()["CPU"]),
+                reuse_actors=options.scheduler != "pbt",  # which pauses trials: a process kept would keep their names
+                trial_name_creator=_name_of,
+                trial_dirname_creator=lambda trial: f"{_name_of(trial)}-{trial.trial_id}",
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(folder), verbose=0, callbacks=[_Count(progress, task)]
+                name="tune",
+                storage_path=str(begun.journal.folder),
+                verbose=0,
+                callbacks=[recorder],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run's are in its own folder
+                failure_config=tune.FailureConfig(max_failures=base.cluster.max_failures),
             ),
-        )
-        grid = tuner.fit()
-    results = [
-        TrialResult(
-            name=str((result.metrics or {}).get("trial_id", "-")).split("_")[-1],
-            knobs={key.removeprefix("config/"): value for key, value in (result.config or {}).items()},
-            metrics={key: value for key, value in (result.metrics or {}).items() if isinstance(value, int | float)},
-            error=None if result.error is None else last_line(result.error),
-        )
-        for result in grid
-    ]
-    sign = 1 if space.mode == "min" else -1
-    worst = float("inf")
-    return sorted(results, key=lambda trial: sign * trial.metrics[space.metric] if trial.error is None else worst)
+        ).fit()
 
 
-def _trial(config: dict[str, Any], *, base: TrainRun, sweep: str, parent_run_id: str) -> None:
-    """One trial: a run like any other, nested below the sweep's."""
-    trial_id = tune.get_context().get_trial_id()
-    run = change(base, [*config.items(), ("name", f"{sweep}-{trial_id}")])
-    outcome = conduct(run, fit_quietly, parent_run_id=parent_run_id)
-    tune.report(outcome.summary)
+def _name_of(trial: Any) -> str:
+    """Return our name of a trial that Tune just made."""
+    return trial.config["trial"]["name"]
 
 
-def fit_quietly(launch: Launch) -> None:
-    """Train on Ray Train from inside a task, without a bar."""
-    start_ray()
-    fit(launch, make_board())
+def _as_it_is_now(begun: Begun, planned: Planned) -> Planned:
+    """Return a trial with the knobs that it took over last."""
+    segments = begun.journal.segments(planned.name)
+    return replace(planned, knobs=segments[-1].knobs) if segments else planned
 
 
-def _write_table(space: SearchSpace, trials: list[TrialResult], path: Path) -> Path:
-    columns = [*space.domains, space.metric, *space.shown, "error"]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", *columns])
-        for trial in trials:
-            values = {**trial.knobs, **trial.metrics, "error": trial.error or ""}
-            writer.writerow([trial.name, *(values.get(column, "") for column in columns)])
-    return path
+def _resources(run: TrainRun) -> dict[str, float]:
+    """Return what Tune reserves for a trial: all that it takes, or little where its workers are Ray Train's."""
+    if run.cluster.num_workers > 1:
+        return {"CPU": 0.01}
+    use_gpu = check_fits(run.cluster, node_resources())
+    return {"CPU": trial_cpus(run), **({"GPU": 1} if use_gpu else {})}
 
 
-def last_line(error: BaseException) -> str:
-    """Return what an error that crossed processes says in the end."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _collect(begun: Begun) -> list[Trial]:
+    """Return all trials with what they measured, in the order of the plan; close the records of those cut short."""
+    cut_short = _running(begun.base, begun.plan.name)
+    end_as_killed(begun.base, cut_short, patience=KILL_SECONDS)
+    ended = begun.journal.ended()
+    trials = []
+    for planned in begun.plan.trials:
+        trial = ended[planned.name]
+        folder = newest_folder(named(begun.base, f"{begun.plan.name}-{planned.name}"))
+        if folder is not None:
+            trial = replace(trial, folder=str(folder), run_id=read_status(folder).get("mlflow_run_id"))
+        if trial.run_id and trial.reason and (trial.status == "stopped" or folder in cut_short):
+            tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
+            tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
+        trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
+        begun.journal.end(trial)
+        trials.append(trial)
+    return trials
 
 
-class _Count(tune.Callback):
-    """Counts ended trials on a bar."""
+def _report(begun: Begun, trials: list[Trial]) -> Report:
+    """Write the page with its files, and record them."""
+    space, options = begun.space, begun.plan.options
+    question = Question(
+        name=space.name,
+        metric=space.metric,
+        mode=space.mode,
+        base=begun.base,
+        starts={int(seed): start for seed, start in begun.plan.starts.items()},
+        knobs=tuple(space.domains),
+        logarithmic=[path for path, domain in space.domains.items() if is_logarithmic(domain, path)],
+        at=options.rank_at,
+        shown=space.shown,
+    )
+    facts = {"command": shlex.join(["python", *sys.argv]), "sweep": begun.plan.name, **provenance_tags()}
+    report = write_report(question, trials, begun.journal.folder, facts=facts, parent=begun.handle)
+    tracker = MlflowTracker(begun.handle)
+    for file in report.files:
+        tracker.log_file(file, folder="sweep")
+    tracker.close()
+    return report
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restored sweep; a bar belongs to this terminal
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._advance(trials)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._advance(trials)
-
-    def _advance(self, trials: list[Any]) -> None:
-        self._progress.update(self._task, total=len(trials), advance=1)
+def _end(begun: Begun, status: Ending, reason: str | None) -> None:
+    write_status(begun.journal.folder, status, begun.handle)
+    end_family(begun.base, begun.handle, begun.plan.name, status, reason)

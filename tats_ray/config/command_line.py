@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tats_ray.config.files import read_run
-from tats_ray.config.overrides import ConfigError, change, knobs, parse_override
-from tats_ray.config.run import TrainRun
+from tats_ray.config.overrides import ConfigError, R, change, knobs, parse_override
+from tats_ray.config.run import Run, TrainRun
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
-Recipes = Mapping[str, Callable[[], TrainRun]]
+Recipes = Mapping[str, Callable[[], Run]]
 
 
 def make_parser(description: str, recipes: Recipes, *, default: str) -> argparse.ArgumentParser:
@@ -38,13 +38,13 @@ def overrides_first(arguments: Sequence[str] | None) -> list[str]:
     return sorted(given, key=lambda text: _OVERRIDE.match(text) is None)
 
 
-def resolve(arguments: argparse.Namespace, recipe: Callable[[str], TrainRun]) -> TrainRun:
-    """Return the run that the shared options describe.
+def resolve(arguments: argparse.Namespace, recipe: Callable[[str], R], kind: type[R] = TrainRun) -> R:
+    """Return the run, of a kind, that the shared options describe.
 
     Raises:
         ConfigError: An unknown recipe or knob, an unreadable file, or a value that breaks a rule.
     """
-    run = recipe(arguments.recipe) if arguments.config is None else read_run(arguments.config)
+    run = recipe(arguments.recipe) if arguments.config is None else read_run(arguments.config, kind)
     return change(run, [parse_override(text) for text in arguments.overrides])
 
 

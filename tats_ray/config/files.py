@@ -4,17 +4,17 @@ from pathlib import Path
 
 import yaml
 
-from tats_ray.config.overrides import ConfigError, read_yaml, validated
-from tats_ray.config.run import TrainRun
+from tats_ray.config.overrides import ConfigError, R, read_yaml, validated
+from tats_ray.config.run import Run, TrainRun
 
 
-def to_yaml(run: TrainRun) -> str:
+def to_yaml(run: Run) -> str:
     """Return every setting of a run."""
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
 
 
-def read_run(path: Path) -> TrainRun:
-    """Read a run as :func:`to_yaml` wrote it; settings left out take their defaults.
+def read_run(path: Path, kind: type[R] = TrainRun) -> R:
+    """Read a run of a kind as :func:`to_yaml` wrote it; settings left out take their defaults.
 
     Raises:
         ConfigError: The file is missing, is not YAML, or holds a wrong setting.
@@ -28,6 +28,6 @@ def read_run(path: Path) -> TrainRun:
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path} must hold settings by name, got {type(tree).__name__}")
     try:
-        return validated(tree)
+        return validated(tree, kind)
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from error

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run, TrainRun
+from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.nn.encoder import ENCODER_SIZES, EncoderConfig
+
+
+def run_tags(run: Run) -> dict[str, str]:
+    """Return what is trained and, for an encoder, how tokens are chosen, as tags."""
+    return sampler_tags(run) if isinstance(run, TrainRun) else {"tats.trains": "tokenizer"}
 
 
 def sampler_tags(run: TrainRun) -> dict[str, str]:
@@ -12,14 +18,13 @@ def sampler_tags(run: TrainRun) -> dict[str, str]:
     return {"tats.sampler": run.masking.visible.kind, "tats.mask_ratio": f"{run.masking.mask_ratio:g}"}
 
 
-def describe_run(run: TrainRun, *, num_videos: int) -> str:
-    """Return sampler, mask ratio, model, clips, data and length of a run; ``num_videos`` are those of its manifests."""
+def describe_run(run: Run, *, num_videos: int) -> str:
+    """Return model, clips, data and length of a run; ``num_videos`` are those of its manifests."""
     data, training = run.data, run.training
     length = f"{training.steps:,} steps" if training.steps is not None else f"{training.epochs:g} epochs in steps"
     started = {"weights": "from the weights of", "training": "going on from"}[run.init_takes]
     return (
-        f"Sampler {run.masking.visible.kind} hides {100 * run.masking.mask_ratio:g} % of {run.grid.num_tokens:,} "
-        f"tokens; encoder {_size(run.model.encoder)}, clips of {data.num_frames} frames of {data.crop_size} pixels. "
+        f"{_model(run)}, clips of {data.num_frames} frames of {data.crop_size} pixels. "
         f"{length} of {training.global_batch:,} clips, from {num_videos:,} videos of {_manifests(run)}, "
         f"seed {run.seed}" + ("." if run.init is None else f", {started} `{run.init}`.")
     )
@@ -59,6 +64,16 @@ def _shared(run: TrainRun) -> str:
     )
 
 
+def _model(run: Run) -> str:
+    tokens = f"{run.grid.num_tokens:,}"
+    if isinstance(run, TokenizerRun):
+        levels = " x ".join(map(str, run.tokenizer.levels))
+        return f"Tokenizer of {tokens} codes of {levels} levels, {100 * run.tokenizer.keep_ratio:g} % kept"
+    assert isinstance(run, TrainRun)
+    hidden = f"Sampler {run.masking.visible.kind} hides {100 * run.masking.mask_ratio:g} % of {tokens} tokens"
+    return f"{hidden}; encoder {_size(run.model.encoder)}"
+
+
 def _size(config: EncoderConfig) -> str:
     """Return the name of a shape where it has one, and its width and depth."""
     shape = (config.embed_dim, config.depth, config.num_heads)
@@ -67,5 +82,5 @@ def _size(config: EncoderConfig) -> str:
     return f"{named[0]} ({width})" if named else width
 
 
-def _manifests(run: TrainRun) -> str:
+def _manifests(run: Run) -> str:
     return ", ".join(PurePosixPath(entry.path).name for entry in run.data.manifest or ())

@@ -8,14 +8,16 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tats_ray.config.error import ConfigError
-from tats_ray.config.run import TrainRun
+from tats_ray.config.run import Run
+
+R = TypeVar("R", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ _TypedText.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|Tr
 _TypedText.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(null|)$"), ["n", ""])
 
 
-def change(run: TrainRun, overrides: Iterable[tuple[str, Any]]) -> TrainRun:
+def change(run: R, overrides: Iterable[tuple[str, Any]]) -> R:
     """Return ``run`` with the knobs at the given dotted paths replaced.
 
     A new ``kind`` replaces all settings of its slot by that kind's defaults; further settings of the slot then apply.
@@ -91,24 +93,24 @@ def change(run: TrainRun, overrides: Iterable[tuple[str, Any]]) -> TrainRun:
         if leaf == "kind" and node["kind"] != value:
             node.clear()
         node[leaf] = value
-    return validated(tree)
+    return validated(tree, type(run))
 
 
-def validated(tree: Mapping[str, Any]) -> TrainRun:
-    """Turn a nested dict into a run.
+def validated(tree: Mapping[str, Any], kind: type[R]) -> R:
+    """Turn a nested dict into a run of a kind.
 
     Raises:
         ConfigError: One line for each thing wrong.
     """
-    booleans = [line for path, value in flatten(tree).items() for line in _boolean_for_a_number(path, value)]
+    booleans = [line for path, value in flatten(tree).items() for line in _boolean_for_a_number(path, value, kind)]
     if booleans:
         raise ConfigError("\n".join(booleans))
     try:
-        run = TrainRun.model_validate(tree)
+        run = kind.model_validate(tree)
     except ValidationError as error:
         wrong = error.errors(include_url=False)
         inner = [item for item in wrong if not any(_is_within(other["loc"], item["loc"]) for other in wrong)]
-        raise ConfigError("\n".join(_explain(item) for item in inner)) from error
+        raise ConfigError("\n".join(_explain(item, kind) for item in inner)) from error
     for path, value in flatten(run.model_dump()).items():
         for number in value if isinstance(value, tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -181,13 +183,13 @@ def _type_name(annotation: Any) -> str:
 
 
 @cache
-def _types() -> dict[str, str]:
-    return {knob.path: knob.type for knob in knobs(TrainRun())}
+def _types(kind: type[Run]) -> dict[str, str]:
+    return {knob.path: knob.type for knob in knobs(kind())}
 
 
-def _boolean_for_a_number(path: str, value: object) -> Iterator[str]:
+def _boolean_for_a_number(path: str, value: object, kind: type[Run]) -> Iterator[str]:
     """Yield what is wrong where pydantic would take ``true`` for 1."""
-    wanted = _types().get(path, "bool")
+    wanted = _types(kind).get(path, "bool")
     parts = value if isinstance(value, list | tuple) else [value]
     if "bool" not in wanted:
         yield from (f"{path}: must be {wanted}, got {str(part).lower()}" for part in parts if isinstance(part, bool))
@@ -197,8 +199,8 @@ def _is_within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bo
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
-def _explain(item: Any) -> str:
-    known = _types()
+def _explain(item: Any, kind: type[Run]) -> str:
+    known = _types(kind)
     tags = {kind for path, kinds in known.items() if path.endswith(".kind") for kind in kinds.split(" | ")}
     path = ".".join(str(part) for part in item["loc"] if part not in tags)
     if item["type"] == "union_tag_invalid":

@@ -1,17 +1,36 @@
-"""TrainRun: the configurations of all components composed into one run, and what follows from them."""
+"""The configurations of all components composed into one run, and what follows from them.
+
+``Run`` is what every training has; ``TrainRun`` pre-trains an encoder, ``TokenizerRun`` (``config/tokenizer_run.py``) a
+tokenizer. The loop, its launchers and its records know a ``Run`` alone.
+"""
 
 import math
-from typing import Literal, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
-from tats_ray.methods.build import MaskingConfig, ModelConfig, build_method
+from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
+from tats_ray.methods.base import Method
+from tats_ray.methods.build import (
+    MaskingConfig,
+    ModelConfig,
+    build_method,
+    mask_planner,
+    training_flops,
+    truth_grid,
+)
+from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a run: a folder's name everywhere."""
 
 
 class ClusterConfig(BaseModel):
@@ -21,6 +40,9 @@ class ClusterConfig(BaseModel):
 
     num_workers: int = Field(default=1, ge=0)
     """Ray Train workers; 0 trains in this process without Ray."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Workers that are enough: Ray trains with as many as fit, up to num_workers, and grows or shrinks as machines come
+    and go; null for num_workers, always."""
     use_gpu: StrictBool | None = None
     """One GPU for each worker; null takes one when the machine or cluster has enough."""
     cpus_per_worker: int = Field(default=1, ge=1)
@@ -33,12 +55,14 @@ class ClusterConfig(BaseModel):
     """Times that lost workers are replaced and the run goes on from its last checkpoint."""
 
 
-class TrainRun(BaseModel):
-    """A complete pre-training run."""
+class Run(BaseModel, ABC):
+    """What every training run has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    shaped_by: ClassVar[tuple[str, ...]]
+    """Settings of the model's shape."""
 
-    name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="tats", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""
@@ -47,22 +71,120 @@ class TrainRun(BaseModel):
     init: str | None = None
     """Run folder or checkpoint that the run starts from; ``init_takes`` says with what."""
     init_takes: Literal["weights", "training"] = "weights"
-    """Weights alone, the autoencoder's and a sampler's of the same kind, to start at step 0; or all of the training,
-    optimisers, sampler and step, to go on from there with other settings: a longer or shorter schedule, say."""
+    """Weights alone, of the same modules, to start at step 0; or all of the training, optimisers, sampler and step, to
+    go on from there with other settings: a longer or shorter schedule, say."""
     data: DataConfig = DataConfig()
     """Which videos, and how clips are taken from them."""
-    model: ModelConfig = ModelConfig()
-    """Shape of the autoencoder."""
-    masking: MaskingConfig = MaskingConfig()
-    """Which tokens the encoder sees."""
     optim: OptimConfig = OptimConfig()
-    """How the autoencoder learns."""
+    """How the model learns; of a pre-training all but a sampler of its own optimiser."""
     training: TrainingConfig = TrainingConfig(epochs=800)
     """Length, batch and cadences."""
     cluster: ClusterConfig = ClusterConfig()
     """How many processes, on what."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is recorded."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> TokenGrid:
+        """How a clip is cut into tokens."""
+
+    @property
+    def truth_grid(self) -> TokenGrid | None:
+        """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
+        return None
+
+    @abstractmethod
+    def build_method(self, *, total_steps: int) -> Method:
+        """Build the modules, initialised from torch's global generator, and the method around them.
+
+        Raises:
+            ValueError: A combination of settings that has no meaning; the message names the setting.
+        """
+
+    @abstractmethod
+    def flops(self) -> Mapping[str, int]:
+        """Return the counted FLOPs of one clip's training step by part, of all that takes part at any stage."""
+
+    def flops_at(self, stage: str) -> float:
+        """Return the counted FLOPs of one clip's training step at a stage of the method."""
+        return sum(self.flops().values())
+
+    @abstractmethod
+    def facts(self, method: Method) -> Mapping[str, str]:
+        """Return counts of tokens and the like, of the method that the run builds."""
+
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with its own files' paths made absolute by ``absolute(path, knob)``, and checked.
+
+        Raises:
+            ValueError: A file is missing.
+        """
+        return self
+
+    def total_steps(self, num_samples: int) -> int:
+        """Return the global batches of the run, given the number of training samples."""
+        if self.training.steps is not None:
+            return self.training.steps
+        assert self.training.epochs is not None
+        return math.ceil(self.training.epochs * num_samples / self.training.global_batch)
+
+    @property
+    def worker_counts(self) -> range:
+        """Numbers of workers that a run may have; 1 without Ray."""
+        most = max(1, self.cluster.num_workers)
+        return range(self.cluster.min_workers or most, most + 1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        try:
+            with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
+                self.build_method(total_steps=1)
+        except (OverflowError, RuntimeError, TypeError) as error:  # torch's words for more than it can count
+            raise ValueError(
+                f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see "
+                f"{', '.join(('data', *type(self).shaped_by))}"
+            ) from error
+        if (self.training.epochs is None) == (self.training.steps is None):
+            raise ValueError(
+                f"exactly one of training.epochs and training.steps must be given, got "
+                f"epochs={self.training.epochs} and steps={self.training.steps}; set the other to null"
+            )
+        self._check_shares()
+        return self
+
+    def _check_shares(self) -> None:
+        counts = self.worker_counts
+        if not counts:
+            raise ValueError(
+                f"cluster.min_workers must be at most cluster.num_workers, got {self.cluster.min_workers} and "
+                f"{self.cluster.num_workers}"
+            )
+        step = math.lcm(*counts)
+        batch, views = self.training.global_batch, self.data.views_per_decode
+        if batch % step:
+            each = f"each number from cluster.min_workers={counts[0]} to " if len(counts) > 1 else ""
+            raise ValueError(
+                f"training.global_batch must be a multiple of {each}cluster.num_workers, got {batch} and {counts[-1]}; "
+                f"try training.global_batch={math.ceil(batch / step) * step}"
+            )
+        for share in (batch // workers for workers in counts):
+            if share % views:
+                raise ValueError(
+                    f"data.views_per_decode must divide the clips of one worker in one step, got {views} and {share}; "
+                    f"change it or training.global_batch"
+                )
+
+
+class TrainRun(Run):
+    """A complete pre-training run."""
+
+    shaped_by = ("model", "masking")
+
+    model: ModelConfig = ModelConfig()
+    """Shape of the autoencoder."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens the encoder sees, and which of the others the decoder predicts."""
 
     @property
     def grid(self) -> TokenGrid:
@@ -74,38 +196,48 @@ class TrainRun(BaseModel):
             patch_size=self.model.patch_size,
         )
 
-    def total_steps(self, num_samples: int) -> int:
-        """Return the global batches of the run, given the number of training samples."""
-        if self.training.steps is not None:
-            return self.training.steps
-        assert self.training.epochs is not None
-        return math.ceil(self.training.epochs * num_samples / self.training.global_batch)
+    @property
+    def truth_grid(self) -> TokenGrid | None:
+        """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
+        return truth_grid(self.masking, self.grid)
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        try:
-            with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
-                build_method(self.model, self.masking, grid=self.grid, total_steps=1, global_batch=1, seed=0)
-        except (OverflowError, RuntimeError, TypeError) as error:  # torch's words for more than it can count
-            raise ValueError(
-                f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see data, "
-                f"model and masking"
-            ) from error
-        if (self.training.epochs is None) == (self.training.steps is None):
-            raise ValueError(
-                f"exactly one of training.epochs and training.steps must be given, got "
-                f"epochs={self.training.epochs} and steps={self.training.steps}; set the other to null"
-            )
-        workers = max(1, self.cluster.num_workers)
-        if self.training.global_batch % workers:
-            raise ValueError(
-                f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} "
-                f"and {workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
-            )
-        share = self.training.global_batch // workers
-        if share % self.data.views_per_decode:
-            raise ValueError(
-                f"data.views_per_decode must divide the clips of one worker in one step, got "
-                f"{self.data.views_per_decode} and {share}; change it or training.global_batch"
-            )
-        return self
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with the path of the tokenizer that ranks its tokens, if one does, made absolute."""
+        importance = self.masking.importance
+        if not isinstance(importance, TokenizerImportanceConfig) or importance.checkpoint is None:
+            return self
+        place = absolute(importance.checkpoint, "masking.importance.checkpoint")
+        importance = importance.model_copy(update={"checkpoint": place})
+        return self.model_copy(update={"masking": self.masking.model_copy(update={"importance": importance})})
+
+    def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
+        """Build the masked autoencoder and its sampler."""
+        return build_method(
+            self.model,
+            self.masking,
+            grid=self.grid,
+            total_steps=total_steps,
+            global_batch=self.training.global_batch,
+            seed=self.seed,
+        )
+
+    def flops(self) -> Mapping[str, int]:
+        """Return the counted FLOPs of one clip's training step, by part."""
+        return training_flops(self.model, self.masking, grid=self.grid)
+
+    def flops_at(self, stage: str) -> float:
+        """Return the counted FLOPs of one clip's training step: TATS's sampler takes no part in the first stage."""
+        flops = self.flops()
+        return flops["autoencoder"] + flops["importance"] + (0 if stage == "random" else flops["sampler"])
+
+    def facts(self, method: Method) -> Mapping[str, str]:
+        """Return counts of tokens, and the parameters of the encoder alone."""
+        assert isinstance(method, MaskedAutoencoding)
+        grid, planner = self.grid, mask_planner(self.masking, self.grid)
+        encoder = sum(p.numel() for p in method.autoencoder.encoder.parameters())
+        return {
+            "tokens a clip": f"{grid.num_tokens:,} ({grid.time} x {grid.height} x {grid.width})",
+            "visible tokens": f"{planner.rule.count:,}",
+            "target tokens": f"{planner.target.count:,}",
+            "parameters, encoder": f"{encoder:,}",
+        }

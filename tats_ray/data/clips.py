@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -33,8 +34,9 @@ class ClipConfig(BaseModel):
     """Sides of a random crop as shares of the video's shorter side, in order of size; each in (0, 1]."""
     flip: StrictBool = False
     """Whether every second clip is mirrored, at random; VideoMAE does not, because some actions have a direction."""
-    short_videos: Literal["hold", "refuse"] = "hold"
-    """A video with fewer frames than a clip spans has its last frame held, or is refused as if it did not decode."""
+    short_videos: Literal["hold", "loop", "refuse"] = "hold"
+    """A video with fewer frames than a clip spans has its last frame held, begins again (loop), or is refused as if it
+    did not decode."""
 
     @model_validator(mode="after")
     def _one_pace(self) -> Self:
@@ -64,7 +66,7 @@ class Clip:
     flipped: bool
     """Whether the frames are mirrored, left for right."""
     held: bool
-    """Whether the video was shorter than the clip, so that its last frame fills the rest."""
+    """Whether the video was shorter than the clip, so that its last frame fills the rest, or it begins again."""
 
 
 def load_clips(
@@ -86,7 +88,7 @@ def load_clips(
         (start, multiscale_crop(record, scales=config.crop_scales, rng=rng), config.flip and bool(rng.integers(2)))
         for start in starts
     ]
-    return _cut(record, config, cuts, decode=decode)
+    return cut_clips(record, config, cuts, decode=decode)
 
 
 def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode = decode_views) -> Clip:
@@ -95,7 +97,7 @@ def load_center_clip(record: VideoRecord, config: ClipConfig, *, decode: Decode 
     Raises:
         DecodeError: The video does not decode, or is too short where short videos are refused.
     """
-    return _cut(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
+    return cut_clips(record, config, [(config.pace.center_start(record), center_crop(record), False)], decode=decode)[0]
 
 
 def load_view_clips(
@@ -108,12 +110,21 @@ def load_view_clips(
     """
     squares = view_crops(record, crops=crops)
     starts = segment_starts(record, config.pace, segments=segments)
-    return _cut(record, config, [(start, crop, False) for start in starts for crop in squares], decode=decode)
+    return cut_clips(record, config, [(start, crop, False) for start in starts for crop in squares], decode=decode)
 
 
-def _cut(
-    record: VideoRecord, config: ClipConfig, cuts: Sequence[tuple[float, Crop, bool]], *, decode: Decode
+def cut_clips(
+    record: VideoRecord,
+    config: ClipConfig,
+    cuts: Sequence[tuple[float, Crop, bool]],
+    *,
+    decode: Decode = decode_views,
 ) -> list[Clip]:
+    """Cut the clips of given starts, crops and mirrorings, in one decode.
+
+    Raises:
+        DecodeError: The video does not decode, or is too short where short videos are refused.
+    """
     held = config.pace.latest_start(record) < 0
     if held and config.short_videos == "refuse":
         raise DecodeError(
@@ -121,15 +132,24 @@ def _cut(
             f"its {record.num_frames} frames, {record.duration:.3g} s, are fewer than a clip spans, and short_videos "
             f"is 'refuse'",
         )
-    views = [View(config.pace.times(record, start), crop) for start, crop, _ in cuts]
+    past_end = "loop" if config.short_videos == "loop" else "hold"
+    times = [config.pace.times(record, start, past_end=past_end) for start, _, _ in cuts]
+    views = [View(tuple(sorted(moments)), crop) for moments, (_, crop, _) in zip(times, cuts, strict=True)]
     videos = decode(record.source, views, frame_size=(record.width, record.height), size=config.crop_size)
     return [
         Clip(
-            video=np.ascontiguousarray(video[:, :, ::-1]) if flipped else video,
-            times=view.times,
-            crop=view.crop,
+            video=_in_order(video, moments, flipped=flipped),
+            times=moments,
+            crop=crop,
             flipped=flipped,
             held=held,
         )
-        for video, view, (_, _, flipped) in zip(videos, views, cuts, strict=True)
+        for video, moments, (_, crop, flipped) in zip(videos, times, cuts, strict=True)
     ]
+
+
+def _in_order(video: np.ndarray, moments: Sequence[float], *, flipped: bool) -> np.ndarray:
+    """Put frames that were decoded in ascending order into that of the moments."""
+    if any(late < early for early, late in pairwise(moments)):
+        video = video[np.argsort(np.argsort(moments, kind="stable"))]
+    return np.ascontiguousarray(video[:, :, ::-1]) if flipped else video

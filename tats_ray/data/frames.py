@@ -6,6 +6,7 @@ or ``fps`` frames a second whatever the video's own rate. Starts are frames in t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -51,23 +52,28 @@ class Pace:
         latest = max(self.latest_start(record), 0)
         return latest // 2 if self.frame_stride is not None else latest / 2
 
-    def times(self, record: VideoRecord, start: float) -> tuple[float, ...]:
-        """Return the moments of a clip in seconds from the first frame of the file, ascending.
+    def times(
+        self, record: VideoRecord, start: float, *, past_end: Literal["hold", "loop"] = "hold"
+    ) -> tuple[float, ...]:
+        """Return the moments of a clip in seconds from the first frame of the file; ascending unless it begins again.
 
-        Past the end the last frame is repeated, as VideoMAE does::
+        Past the end the last frame is held, as VideoMAE does, or the video begins again (loop)::
 
             start=2, num_frames=4, frame_stride=3, a video of 10 frames:
 
             0 1 2 3 4 5 6 7 8 9
-                x     x     x x   <- 2 5 8 9, for 11 is past the end
+                x     x     x x   <- hold: 2 5 8 9, for 11 is past the end
+              x x     x     x     <- loop: 2 5 8 1, for 11 is the second of its second round
         """
         steps = np.arange(self.num_frames)
         if self.frame_stride is not None:
-            frames = np.minimum(int(start) + self.frame_stride * steps, record.num_frames - 1)
-            seconds = frame_seconds(record, frames)
+            frames = int(start) + self.frame_stride * steps
+            last = record.num_frames - 1
+            seconds = frame_seconds(record, np.minimum(frames, last) if past_end == "hold" else frames % (last + 1))
         else:
             assert self.fps is not None
-            seconds = np.minimum(start + steps / self.fps, last_frame_seconds(record))
+            seconds, last = start + steps / self.fps, last_frame_seconds(record)
+            seconds = np.minimum(seconds, last) if past_end == "hold" else seconds % (last + 1 / record.fps)
         return tuple((record.start + seconds).tolist())
 
     @property

@@ -27,6 +27,11 @@ class Scores:
         return torch.log_softmax(self.logits, dim=1)
 
 
+TARGETS = 2_654_435_769
+"""Of steps between the noise for visible tokens and that for targets: more than any run has, and odd, since torch seeds
+its generators with 32 bits on a CPU."""
+
+
 def exponential_clocks(shape: tuple[int, int], *, seed: int, step: int, device: torch.device) -> Tensor:
     """Return unit-rate clocks that are a function of seed, step and position alone, ``[rows, tokens]`` float32."""
     generator = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)

@@ -23,6 +23,15 @@ class MaskPlan:
     target_idx: Tensor  # [batch, target], int64
     target_weight: Tensor  # [batch, target], float32: 0 where a target is visible, 1 where it counts
     draw: Draw | None = None  # None for fixed rules
+    decode_chance: Tensor | None = None  # [batch, target], float32: of being a target when hidden; None is 1
+
+    @property
+    def decode_weight(self) -> Tensor:
+        """Return ``target_weight`` over the chance of being a target, ``[batch, target]``.
+
+        Sums over the targets with these weights estimate sums over all hidden tokens without bias.
+        """
+        return self.target_weight if self.decode_chance is None else self.target_weight / self.decode_chance
 
 
 def hidden_tokens(visible_idx: Tensor, *, num_tokens: int) -> Tensor:

@@ -1,7 +1,7 @@
 """MaskPlanner: the visible rule first, then the targets with sight of it, composed into a MaskPlan.
 
-A visible rule is a function of the scores (None when the rule has no scorer, or while its policy is off) and the
-clocks.
+A visible rule is a function of the scores (None when the rule has no scorer, or while its policy is off), of the clocks
+and of the importance of the tokens (None where nothing ranks them).
 """
 
 import math
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.all_hidden import AllHidden
 from tats_ray.masking.draws import Scores, draw_visible, uniform_log_prob
 from tats_ray.masking.fixed import random_tokens, random_tubes
-from tats_ray.masking.plan import Draw, MaskPlan, hidden_tokens
-
-ROUNDING = 1e-9
-"""Added before rounding down, so that 0.9 of 1,000 tokens leaves 100 and not 99."""
+from tats_ray.masking.plan import Draw, MaskPlan
+from tats_ray.masking.targets import ROUNDING, TargetRule
 
 
 class VisibleRule(Protocol):
@@ -24,7 +23,9 @@ class VisibleRule(Protocol):
 
     count: int
 
-    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+    def choose(
+        self, scores: Scores | None, clocks: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, Draw | None]:
         """Return visible tokens ``[batch, count]`` in any order, and how a policy drew them."""
         ...
 
@@ -35,7 +36,9 @@ class RandomRule:
     def __init__(self, grid: TokenGrid, mask_ratio: float) -> None:
         self.count = visible_count(grid, mask_ratio)
 
-    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+    def choose(
+        self, scores: Scores | None, clocks: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, Draw | None]:
         """Choose without looking at the clip."""
         return random_tokens(clocks, count=self.count), None
 
@@ -48,7 +51,9 @@ class TubeRule:
         self.sites = visible_sites(grid, mask_ratio)
         self.count = self.sites * grid.time
 
-    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+    def choose(
+        self, scores: Scores | None, clocks: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, Draw | None]:
         """Choose without looking at the clip."""
         return random_tubes(clocks, sites=self.sites, grid=self.grid), None
 
@@ -60,7 +65,9 @@ class PolicyRule:
         self.num_tokens = grid.num_tokens
         self.count = visible_count(grid, mask_ratio)
 
-    def choose(self, scores: Scores | None, clocks: Tensor) -> tuple[Tensor, Draw | None]:
+    def choose(
+        self, scores: Scores | None, clocks: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, Draw | None]:
         """Draw without replacement."""
         if scores is None:
             log_prob = uniform_log_prob(clocks.shape[0], self.num_tokens, clocks.device)
@@ -71,24 +78,47 @@ class PolicyRule:
 
 
 class MaskPlanner:
-    """Plans both index sets of a batch; every hidden token is a target."""
+    """Plans both index sets of a batch; without a target rule, every hidden token is a target."""
 
-    def __init__(self, rule: VisibleRule, grid: TokenGrid) -> None:
+    def __init__(self, rule: VisibleRule, grid: TokenGrid, target: TargetRule | None = None) -> None:
         self.rule = rule
         self.grid = grid
+        self.target: TargetRule = target or AllHidden(grid=grid, visible=rule.count)
 
-    def plan(self, scores: Scores | None, clocks: Tensor) -> MaskPlan:
-        """Choose the visible tokens, then all others as targets.
+    def plan(
+        self,
+        scores: Scores | None,
+        clocks: Tensor,
+        *,
+        importance: Tensor | None = None,
+        target_clocks: Tensor | None = None,
+    ) -> MaskPlan:
+        """Choose the visible tokens, then the targets.
 
         Args:
             scores: Of this batch, or None.
             clocks: ``[batch, tokens]``, unit-rate exponential noise.
+            importance: float32 ``[batch, tokens]``, or None.
+            target_clocks: ``[batch, tokens + 1]``, other noise, for a target rule that draws.
         """
-        chosen, draw = self.rule.choose(scores, clocks)
-        visible_idx = chosen.sort(dim=1).values
-        target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
-        weight = torch.ones(target_idx.shape, device=target_idx.device)
-        return MaskPlan(visible_idx=visible_idx, target_idx=target_idx, target_weight=weight, draw=draw)
+        visible_idx, draw = self.visible(scores, clocks, importance)
+        hidden = torch.ones(clocks.shape, dtype=torch.bool, device=clocks.device).scatter_(1, visible_idx, False)
+        if self.target.draws and target_clocks is None:
+            raise ValueError("target_clocks is None, and the target rule draws; pass noise of [batch, tokens + 1]")
+        targets = self.target.choose(hidden, clocks if target_clocks is None else target_clocks, importance)
+        target_idx, order = targets.idx.sort(dim=1)
+        return MaskPlan(
+            visible_idx=visible_idx,
+            target_idx=target_idx,
+            target_weight=hidden.gather(1, target_idx).float(),
+            draw=draw,
+            decode_chance=None if targets.decode_chance is None else targets.decode_chance.gather(1, order),
+        )
+
+    def visible(self, scores: Scores | None, clocks: Tensor, importance: Tensor | None) -> tuple[Tensor, Draw | None]:
+        """Choose the visible tokens alone, sorted; the arguments are those of :meth:`plan`."""
+        chosen, draw = self.rule.choose(scores, clocks, importance)
+        return chosen.sort(dim=1).values, draw
 
 
 def visible_count(grid: TokenGrid, mask_ratio: float) -> int:

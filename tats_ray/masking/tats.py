@@ -17,6 +17,7 @@ from tats_ray.nn.patches import TubeletEmbed
 from tats_ray.nn.trajectory import TrajectoryBlock
 from tats_ray.rl.choice import TEMPERED, WITH_CLIP_VALUE, ObjectiveName
 from tats_ray.rl.ppo import PPOConfig
+from tats_ray.rl.reward import RewardConfig
 
 
 class SwitchConfig(BaseModel):
@@ -49,10 +50,15 @@ class TATSConfig(BaseModel):
     """Width of the sampler; its cost grows with the square, and at the encoder's width it exceeds the encoder's."""
     num_heads: int = Field(default=3, ge=1)
     """Attention heads of the sampler's trajectory block."""
+    window_frames: int | None = Field(default=None, ge=1)
+    """Frames of a window in which the sampler looks at a long clip, each on its own; they divide the clip's. Null is
+    the whole clip at once, whose memory grows with the square of its length."""
     switch: SwitchConfig = SwitchConfig()
     """When the sampler is switched on."""
     ppo: PPOConfig = PPOConfig()
     """How the sampler learns."""
+    reward: RewardConfig = RewardConfig()
+    """What the sampler learns from."""
 
     @model_validator(mode="after")
     def _target_is_reachable(self) -> Self:
@@ -61,6 +67,15 @@ class TATSConfig(BaseModel):
                 f"masking.visible.ppo.target_nats adapts the temperature, which sets the distance from uniform where "
                 f"masking.visible.objective is {' or '.join(TEMPERED)}, got {self.ppo.target_nats} with "
                 f"{self.objective}; set target_nats to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_learns(self) -> Self:
+        if self.reward.critic == "constant" and self.objective == "regress":
+            raise ValueError(
+                "masking.visible.objective=regress draws by the critic alone, and with "
+                "masking.visible.reward.critic=constant none learns; set it to trained, or take another objective"
             )
         return self
 

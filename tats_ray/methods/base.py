@@ -50,15 +50,29 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One clip as the method sees it, for pictures; arrays on the host."""
+    """One clip as the method sees it, for pictures; arrays on the host.
+
+    There is nothing to show of predictions that are no pixels.
+    """
 
     video: np.ndarray  # uint8 [frames, height, width, 3]
     grid: TokenGrid
     random_idx: np.ndarray  # [visible], drawn uniformly from the same clocks
     visible_idx: np.ndarray  # [visible], as the method draws them
     probability: np.ndarray | None  # [tokens]; None for a fixed rule
-    prediction: np.ndarray  # uint8 video: predicted patches alone, in normalised units around grey
-    restored: np.ndarray  # uint8 video: predictions with the true patch statistics, visible patches as they are
+    prediction: np.ndarray | None  # uint8 video: predicted patches alone, in normalised units around grey
+    restored: np.ndarray | None  # uint8 video: predictions with the true patch statistics, visible patches as they are
+
+
+@dataclass(frozen=True)
+class RebuiltSnapshot:
+    """One clip as a tokenizer sees it, for pictures; arrays on the host."""
+
+    video: np.ndarray  # uint8 [frames, height, width, 3]
+    grid: TokenGrid
+    rebuilt: np.ndarray  # uint8 video
+    kept_idx: np.ndarray  # [kept], the tokens that the decoder was given
+    importance: np.ndarray  # [tokens], not negative
 
 
 class Method(Protocol):
@@ -75,7 +89,15 @@ class Method(Protocol):
         ...
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Modules by the names under which checkpoints hold their weights."""
+        """Modules by the names under which checkpoints hold their weights; first what the run is for."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """Name the present state of modules that others refer to, by the module's name; recorded with checkpoints."""
+        ...
+
+    def compile(self) -> None:
+        """Compile what takes the time; parameters and their names stay as they are."""
         ...
 
     def trainables(self) -> Mapping[str, nn.Module]:
@@ -107,7 +129,7 @@ class Method(Protocol):
         """React to the mean of all workers' measurements; return events as metrics."""
         ...
 
-    def snapshot(self, held_out: HeldOut) -> Snapshot:
+    def snapshot(self, held_out: HeldOut) -> Snapshot | RebuiltSnapshot:
         """Return the first held-out clip as the method sees it."""
         ...
 

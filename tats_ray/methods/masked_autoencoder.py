@@ -3,8 +3,10 @@
 VideoMAE (Tong et al. 2022, arXiv 2203.12602) when the rule is fixed; AdaMAE and TATS when it is learned.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,18 +14,20 @@ from torch import Tensor, nn
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
-from tats_ray.masking.draws import Scores, exponential_clocks
+from tats_ray.masking.draws import TARGETS, Scores, exponential_clocks
 from tats_ray.masking.fixed import random_tokens
+from tats_ray.masking.importance import Importance
 from tats_ray.masking.motion import frame_difference, lift
 from tats_ray.masking.plan import MaskPlan, hidden_tokens
 from tats_ray.masking.planner import MaskPlanner
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut, Snapshot, Stepper
-from tats_ray.methods.reconstruction import token_error, weighted_mean
+from tats_ray.methods.reconstruction import weighted_mean
 from tats_ray.methods.sampler_updates import SamplerUpdate
+from tats_ray.methods.targets import PixelPrediction, Prediction
 from tats_ray.nn.decoder import MaskedDecoder
 from tats_ray.nn.encoder import VideoEncoder
-from tats_ray.nn.patches import denormalize, normalized_patches, patchify, take_tokens, unpatchify
+from tats_ray.nn.patches import denormalize, patchify, take_tokens, unpatchify
 
 COMMON_MASK_RATIO = 0.9
 """Of the random masks on which all runs are measured alike, whatever their own ratio and sampler."""
@@ -33,7 +37,7 @@ GREY, CONTRAST = 0.5, 0.2
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; predicts the target tokens' normalised patches from the visible ones."""
+    """Encoder and decoder; predicts something of the target tokens, such as their pixels, from the visible ones."""
 
     def __init__(self, encoder: VideoEncoder, decoder: MaskedDecoder) -> None:
         super().__init__()
@@ -41,7 +45,7 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, patches: Tensor, visible_idx: Tensor, target_idx: Tensor) -> Tensor:
-        """Return predictions ``[batch, target, pixels]`` for uint8 ``patches`` ``[batch, tokens, pixels]``."""
+        """Return predictions ``[batch, target, outputs]`` for uint8 ``patches`` ``[batch, tokens, pixels]``."""
         return self.decoder(self.encoder(patches, visible_idx), visible_idx, target_idx)
 
 
@@ -54,6 +58,8 @@ class MaskedAutoencoding:
         planner: MaskPlanner,
         update: SamplerUpdate,
         *,
+        importance: Importance | None = None,
+        prediction: Prediction | None = None,
         grid: TokenGrid,
         global_batch: int,
         seed: int,
@@ -62,6 +68,8 @@ class MaskedAutoencoding:
         self.predict: Callable[[Tensor, Tensor, Tensor], Tensor] = autoencoder
         self.planner = planner
         self.update = update
+        self.importance = importance
+        self.prediction = prediction or PixelPrediction()
         self.grid = grid
         self.global_batch = global_batch
         self.seed = seed
@@ -84,6 +92,10 @@ class MaskedAutoencoding:
         """The autoencoder, and a scorer under the name of its kind."""
         scorer = self.update.scorer
         return {"autoencoder": self.autoencoder} | ({} if scorer is None else {self.update.kind: scorer})
+
+    def identity(self) -> Mapping[str, str]:
+        """Nobody refers to these weights but by their files."""
+        return {}
 
     def trainables(self) -> Mapping[str, nn.Module]:
         """The autoencoder, with the scorer in it when both share one loss, and the sampler when it learns apart."""
@@ -108,15 +120,13 @@ class MaskedAutoencoding:
             self.update.improve(stepper, averages)
 
     def _accumulate(self, batch: ClipBatch, *, step: int, stepper: Stepper, averages: Averages) -> None:
-        shape = (self.global_batch, self.grid.num_tokens)
-        clocks = exponential_clocks(shape, seed=self.seed, step=step, device=batch.video.device)[batch.row]
         patches = patchify(batch.video, self.grid)
         with stepper.autocast():
             with stepper.span("sampler"):
                 scores = self.update.score(patches, batch.truth)
-                plan = self.planner.plan(scores, clocks)
+                plan = self.plan(batch, patches, scores, step=step)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
-        error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+        error = self.prediction.error(prediction, batch, patches, plan.target_idx)
         loss = weighted_mean(error, plan.target_weight)
         joint = self.update.joint_loss(plan, scores, error)
         stepper.accumulate("autoencoder", (loss if joint is None else loss + joint).sum())
@@ -124,6 +134,19 @@ class MaskedAutoencoding:
             self.update.collect(patches, plan, scores, error.detach())
         averages.add("reconstruction/loss", loss)
         averages.add("sampler/site_coverage", site_coverage(plan.visible_idx, self.grid))
+
+    def plan(self, batch: ClipBatch, patches: Tensor, scores: Scores | None, *, step: int) -> MaskPlan:
+        """Choose a batch's visible tokens and targets; its noise is that of seed, step and the clips' rows."""
+        noise = partial(exponential_clocks, seed=self.seed, device=batch.video.device)
+        shape = (self.global_batch, self.grid.num_tokens)
+        return self.planner.plan(
+            scores,
+            noise(shape, step=step)[batch.row],
+            importance=None if self.importance is None else self.importance(batch, patches),
+            target_clocks=noise((shape[0], shape[1] + 1), step=step + TARGETS)[batch.row]
+            if self.planner.target.draws
+            else None,
+        )
 
     @property
     def time_slots(self) -> int:
@@ -142,18 +165,18 @@ class MaskedAutoencoding:
         """Measure the error on common random masks, and what the sampler would do."""
         video = held_out.batch.video
         patches = patchify(video, self.grid)
-        plan = self._random_plan(held_out.clocks, count=self.planner.rule.count)
         with self._evaluating():
-            error = self._error(patches, plan)
+            target_idx, error = self._random_mask_errors(held_out, count=self.planner.rule.count)
             scores = self.scores(patches, held_out.truth.get("mover"))
         common_error = self.random_mask_error(held_out, mask_ratio=COMMON_MASK_RATIO)
         averages.add("validation/random_mask_error", common_error)
-        relative = error / error.mean(1, keepdim=True)
+        rewarded = self.update.reward(error, patches, target_idx)
+        relative = rewarded / rewarded.mean(1, keepdim=True)
         averages.add("validation/error_spread", relative.std(1))
         if scores is None:
             return
         if scores.value is not None:
-            gap = scores.value.gather(1, plan.target_idx) - relative
+            gap = scores.value.gather(1, target_idx) - relative
             averages.add("validation/critic_error", gap.square().mean(1))
             averages.add("validation/error_variance", (relative - 1).square().mean(1))
             if self.stage == "policy":
@@ -168,13 +191,8 @@ class MaskedAutoencoding:
     def random_mask_error(self, held_out: HeldOut, *, mask_ratio: float) -> Tensor:
         """Return each clip's error on a random mask, which its fixed noise and the ratio alone decide, ``[clips]``."""
         count = max(1, round(self.grid.num_tokens * (1 - mask_ratio)))
-        parts = zip(held_out.batch.video.split(_CLIPS_AT_ONCE), held_out.clocks.split(_CLIPS_AT_ONCE), strict=True)
         with self._evaluating():
-            errors = [
-                self._error(patchify(video, self.grid), self._random_plan(clocks, count=count))
-                for video, clocks in parts
-            ]
-        return torch.cat(errors).mean(1)
+            return self._random_mask_errors(held_out, count=count)[1].mean(1)
 
     def scores(self, patches: Tensor, truth: Tensor | None = None) -> Scores | None:
         """Return the sampler's scores whatever its stage; None for a rule without preference.
@@ -190,29 +208,29 @@ class MaskedAutoencoding:
     @torch.no_grad()
     def snapshot(self, held_out: HeldOut) -> Snapshot:
         """Return the first held-out clip, its random and its drawn tokens, and its reconstruction."""
-        video = held_out.batch.video[:1]
-        clocks = held_out.clocks[:1]
-        patches = patchify(video, self.grid)
+        batch, clocks = held_out.batch.take(torch.arange(1, device=held_out.clocks.device)), held_out.clocks[:1]
+        pixels = isinstance(self.prediction, PixelPrediction)
+        patches = patchify(batch.video, self.grid)
         mover = held_out.truth.get("mover")
-        with self._evaluating():
-            scores = self.scores(patches, None if mover is None else mover[:1])
-            plan = self.planner.plan(scores, clocks)
-            prediction = self.predict(patches, plan.visible_idx, plan.target_idx).float()
-        target = take_tokens(patches, plan.target_idx)
-        tubelet_size = video.shape[1] // self.grid.time
+        tubelet_size = batch.video.shape[1] // self.grid.time
         alone = torch.zeros(patches.shape, device=patches.device)
         restored = patches.float() / 255
-        where = plan.target_idx[:, :, None].expand_as(prediction)
-        alone.scatter_(1, where, GREY + CONTRAST * prediction)
-        restored.scatter_(1, where, denormalize(prediction, target))
+        with self._evaluating():
+            scores = self.scores(patches, None if mover is None else mover[:1])
+            importance = None if self.importance is None else self.importance(batch, patches)
+            visible_idx, _ = self.planner.visible(scores, clocks, importance)
+            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks) if pixels else ():
+                where = target_idx[:, :, None].expand_as(prediction)
+                alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
+                restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
         return Snapshot(
-            video=video[0].cpu().numpy(),
+            video=batch.video[0].cpu().numpy(),
             grid=self.grid,
-            random_idx=self._random_plan(clocks, count=self.planner.rule.count).visible_idx[0].cpu().numpy(),
-            visible_idx=plan.visible_idx[0].cpu().numpy(),
+            random_idx=random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values[0].cpu().numpy(),
+            visible_idx=visible_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
-            prediction=_picture(alone, self.grid, tubelet_size=tubelet_size),
-            restored=_picture(restored, self.grid, tubelet_size=tubelet_size),
+            prediction=_picture(alone, self.grid, tubelet_size=tubelet_size) if pixels else None,
+            restored=_picture(restored, self.grid, tubelet_size=tubelet_size) if pixels else None,
         )
 
     def state_dict(self) -> dict[str, object]:
@@ -234,14 +252,37 @@ class MaskedAutoencoding:
             for module in self.modules().values():
                 module.train()
 
-    def _error(self, patches: Tensor, plan: MaskPlan) -> Tensor:
-        prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
-        return token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+    def _random_mask_errors(self, held_out: HeldOut, *, count: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens that are hidden when ``count`` random ones are visible, and their errors."""
+        found = []
+        for some in torch.arange(len(held_out.batch), device=held_out.clocks.device).split(_CLIPS_AT_ONCE):
+            batch, noise = held_out.batch.take(some), held_out.clocks[some]
+            patches = patchify(batch.video, self.grid)
+            visible_idx = random_tokens(noise, count=count).sort(dim=1).values
+            parts = [
+                (idx, self.prediction.error(prediction, batch, patches, idx))
+                for idx, prediction in self.hidden_in_parts(patches, visible_idx, noise)
+            ]
+            found.append(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        target_idx, error = (torch.cat(part) for part in zip(*found, strict=True))
+        return target_idx, error
 
-    def _random_plan(self, clocks: Tensor, *, count: int) -> MaskPlan:
-        visible_idx = random_tokens(clocks, count=count).sort(dim=1).values
-        target_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
-        return MaskPlan(visible_idx, target_idx, torch.ones(target_idx.shape, device=target_idx.device))
+    def hidden_in_parts(self, patches: Tensor, visible_idx: Tensor, clocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all hidden tokens with their predictions, at most as many at once as the decoder is trained with.
+
+        A decoder that has only seen few mask tokens is not asked for many; which come together is random.
+
+        Args:
+            patches: uint8 ``[batch, tokens, pixels]``.
+            visible_idx: ``[batch, visible]``, sorted.
+            clocks: ``[batch, tokens]``, any noise: its order parts the tokens.
+        """
+        hidden_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
+        parts = math.ceil(hidden_idx.shape[1] / self.planner.target.count)
+        if parts > 1:
+            hidden_idx = hidden_idx.gather(1, clocks.gather(1, hidden_idx).argsort(dim=1))
+        for target_idx in hidden_idx.tensor_split(parts, dim=1):
+            yield target_idx, self.predict(patches, visible_idx, target_idx)
 
 
 def value_slope(log_prob: Tensor, value: Tensor) -> Tensor:

@@ -10,13 +10,16 @@ from torch import Tensor
 from tats_ray.masking.draws import Scores
 from tats_ray.masking.plan import MaskPlan
 from tats_ray.masking.tats import TATSConfig, TATSScorer
+from tats_ray.masking.windowed import WindowedScorer
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import Stepper
 from tats_ray.methods.reconstruction import weighted_mean
+from tats_ray.nn.patches import take_tokens
 from tats_ray.rl.choice import objective_of
 from tats_ray.rl.objective import Estimate
 from tats_ray.rl.ppo import adapt_temperature, entropy
-from tats_ray.rl.rollout import LOG_WEIGHT_CAP, Rollout, hiding_weight, relative_error
+from tats_ray.rl.reward import reward_error
+from tats_ray.rl.rollout import Rollout, hiding_weight, relative_error
 
 
 class PPOUpdate:
@@ -30,6 +33,7 @@ class PPOUpdate:
 
     def __init__(self, scorer: TATSScorer, config: TATSConfig, *, total_steps: int, seed: int) -> None:
         self.scorer = scorer
+        self._read = WindowedScorer(scorer, scorer.grid)  # one window where the scorer's grid is the clip's
         self.config = config
         self.objective = objective_of(config.objective, config.ppo)
         self.total_steps = total_steps
@@ -65,17 +69,24 @@ class PPOUpdate:
         if self.stage == "random":
             return
         assert plan.draw is not None
-        log_prob = plan.draw.log_prob
+        log_prob, decode_weight = plan.draw.log_prob, plan.decode_weight
         rollout = Rollout(
             observation=patches,
             log_prob=log_prob,
             target_idx=plan.target_idx,
-            error=relative_error(error, plan.target_weight),
-            weight=hiding_weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * plan.target_weight,
+            error=relative_error(self.reward(error, patches, plan.target_idx), decode_weight),
+            weight=self._weight(log_prob, plan.draw.threshold).gather(1, plan.target_idx) * decode_weight,
+            decode_weight=decode_weight,
             order=plan.draw.order,
-            clip_error=weighted_mean(error, plan.target_weight),
+            clip_error=weighted_mean(error, decode_weight),
         )
         self._gathered[-1].append(rollout if scores is None else self.objective.credit(rollout, _estimate(scores)))
+
+    def reward(self, error: Tensor, patches: Tensor, target_idx: Tensor) -> Tensor:
+        """Return errors as the sampler is rewarded for them, ``[clips, target]``."""
+        if self.config.reward.error == "normalised":
+            return error
+        return reward_error(error, take_tokens(patches, target_idx), self.config.reward)
 
     def improve(self, stepper: Stepper, averages: Averages) -> None:
         """Run the update epochs once ``rollout_steps`` steps are gathered."""
@@ -134,14 +145,21 @@ class PPOUpdate:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.stage = str(state["stage"])
-        self.temperature = float(state["temperature"])  # type: ignore[arg-type]
+        if self.config.ppo.target_nats is not None:  # else it is a setting, with which a run may go on changed
+            self.temperature = float(state["temperature"])  # type: ignore[arg-type]
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         self._good_checks = int(state["good_checks"])  # type: ignore[call-overload]
 
     def _scores(self, patches: Tensor) -> Scores:
         """Score with the policy that the objective makes of actor and critic."""
-        scores = self.scorer(patches)
+        scores = self._read(patches)
+        assert scores.value is not None
+        if self.config.reward.critic == "constant":
+            scores = replace(scores, value=1 + 0 * scores.value)  # with a gradient, which is zero
         return replace(scores, logits=self.objective.logits(scores.logits, scores.value, temperature=self.temperature))
+
+    def _weight(self, log_prob: Tensor, threshold: Tensor) -> Tensor:
+        return hiding_weight(log_prob, threshold, log_cap=self.config.reward.log_weight_cap)
 
     def _minibatch(self, rollouts: Sequence[Rollout], stepper: Stepper, averages: Averages) -> Tensor:
         kl = torch.zeros(0)
@@ -173,7 +191,7 @@ class PPOUpdate:
             nats.append(math.log(tokens) - entropy(rollout.log_prob).cpu())
             averages.add("sampler/nats_from_uniform", nats[-1])
             averages.add("sampler/max_probability", rollout.log_prob.max(1).values.exp() * tokens)
-            averages.add("sampler/weight_cap_share", (rollout.weight >= math.exp(LOG_WEIGHT_CAP) * 0.999).float())
+            averages.add("sampler/weight_cap_share", _at_cap(rollout, self.config.reward.log_weight_cap))
             averages.add("ppo/error_variance", _variance(rollout))
         averages.add("sampler/temperature", self.temperature)
         return torch.cat(nats)
@@ -182,6 +200,14 @@ class PPOUpdate:
 def _variance(rollout: Rollout) -> Tensor:
     """Each clip's weighted variance of the errors around the clip's mean, which is 1."""
     return (rollout.weight * (rollout.error - 1).square()).sum(1) / rollout.weight.sum(1)
+
+
+def _at_cap(rollout: Rollout, log_cap: float) -> Tensor:
+    """Which of the targets that count have their hiding weight at its cap, 0 or 1 each."""
+    assert rollout.decode_weight is not None
+    counts = rollout.decode_weight > 0
+    hiding = rollout.weight[counts] / rollout.decode_weight[counts]
+    return (hiding >= math.exp(log_cap) * 0.999).float()
 
 
 def _estimate(scores: Scores) -> Estimate:

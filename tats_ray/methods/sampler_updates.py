@@ -54,6 +54,10 @@ class SamplerUpdate(Protocol):
         """Remember what was drawn and how it went; ``error`` is detached."""
         ...
 
+    def reward(self, error: Tensor, patches: Tensor, target_idx: Tensor) -> Tensor:
+        """Return errors, ``[clips, target]``, as the sampler is rewarded for them."""
+        ...
+
     def improve(self, stepper: Stepper, averages: Averages) -> None:
         """Update the sampler when enough is gathered; called once a step, on all workers."""
         ...
@@ -93,6 +97,10 @@ class NoUpdate:
 
     def collect(self, patches: Tensor, plan: MaskPlan, scores: Scores | None, error: Tensor) -> None:
         """Nothing to remember."""
+
+    def reward(self, error: Tensor, patches: Tensor, target_idx: Tensor) -> Tensor:
+        """Return the errors as they are."""
+        return error
 
     def improve(self, stepper: Stepper, averages: Averages) -> None:
         """Nothing to update."""
@@ -150,4 +158,4 @@ class JointPolicyGradient(NoUpdate):
     def joint_loss(self, plan: MaskPlan, scores: Scores | None, error: Tensor) -> Tensor | None:
         """Return the weighted sampling loss."""
         assert scores is not None
-        return self.loss_weight * hidden_token_loss(scores.log_prob, plan.target_idx, error)
+        return self.loss_weight * hidden_token_loss(scores.log_prob, plan.target_idx, error, plan.decode_weight)

@@ -1,7 +1,7 @@
 """Settings of an evaluation, and how a command line changes them."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from tats_ray.evaluation.ridge import RidgeConfig
 
 Task = Literal["knn", "ridge", "linear", "attentive", "health"]
 TASKS: tuple[Task, ...] = get_args(Task)
+B = TypeVar("B", bound=BaseModel)
 
 
 class ExtractionConfig(BaseModel):
@@ -41,9 +42,9 @@ class EvaluationConfig(GuardConfig):
     train_segments: int = Field(default=1, ge=1)
     """Views along time of each training video, of its middle square; each is a row to train on. The ridge probe takes
     the middle one alone, since its penalty is chosen as if rows were independent."""
-    short_videos: Literal["hold", "refuse"] | None = None
-    """A video shorter than a view has its last frame held, or counts as undecodable; null does as the checkpoint's run
-    did."""
+    short_videos: Literal["hold", "loop", "refuse"] | None = None
+    """A video shorter than a view has its last frame held, begins again (loop), or counts as undecodable; null does as
+    the checkpoint's run did."""
     token_ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.25), min_length=1)
     """Shares of the tokens that the encoder sees, each an evaluation of its own: random ones, equally many in each time
     slot. The health task asks for frames reversed and shuffled at the largest."""
@@ -83,7 +84,7 @@ def ratio_name(token_ratio: float) -> str:
     return "" if token_ratio == 1 else f"_{100 * token_ratio:.0f}"
 
 
-def changed(config: EvaluationConfig, overrides: Iterable[tuple[str, Any]]) -> EvaluationConfig:
+def changed(config: B, overrides: Iterable[tuple[str, Any]]) -> B:
     """Return the settings with those at the given dotted paths replaced.
 
     Raises:
@@ -100,9 +101,9 @@ def changed(config: EvaluationConfig, overrides: Iterable[tuple[str, Any]]) -> E
         node = tree
         for name in parents:
             node = node[name]
-        node[leaf] = int(value) if path == "crops" and value in ("1", "3") else value  # a literal is no number to parse
+        node[leaf] = int(value) if leaf == "crops" and value in ("1", "3") else value  # a literal is no number to parse
     try:
-        made = EvaluationConfig.model_validate(tree)
+        made = type(config).model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explained(item) for item in error.errors(include_url=False))) from error
     for path, value in flatten(made.model_dump()).items():

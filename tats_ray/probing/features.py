@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol, Self, cast
@@ -65,7 +65,7 @@ class ViewDecoder:
 
 
 def layout_of(
-    frozen: FrozenEncoder, *, segments: int, crops: Crops, short_videos: Literal["hold", "refuse"] | None
+    frozen: FrozenEncoder, *, segments: int, crops: Crops, short_videos: Literal["hold", "loop", "refuse"] | None
 ) -> ViewLayout:
     """Return the views that an encoder is shown: clips of the shape and pace that it was trained on."""
     data = frozen.run.data
@@ -155,20 +155,28 @@ def extract_here(
             return extract_here(frozen, manifest, extraction, decoder=own, advance=advance)
     missing = extraction.missing()
     advance(extraction.num_videos - sum(len(part.rows) for part in missing))
+    for part, records, views in decoded_parts(missing, manifest, extraction.layout, decode=decoder):
+        encode_part(frozen, extraction, part, [one.id for one in records], views)
+        advance(len(part.rows))
+    return None
+
+
+def decoded_parts(
+    parts: Sequence[Part], manifest: Manifest, layout: ViewLayout, *, decode: Callable[[VideoRecord, ViewLayout], Views]
+) -> Iterator[tuple[Part, list[VideoRecord], list[Views]]]:
+    """Yield parts in order, with their videos and what these gave; some more are decoded by threads meanwhile."""
     waiting: deque[tuple[Part, list[VideoRecord], list[Future[Views]]]] = deque()
     pool = ThreadPoolExecutor(_cores(), thread_name_prefix="views")
     try:
-        for part in [*missing, *[None] * PARTS_AHEAD]:
+        for part in [*parts, *[None] * PARTS_AHEAD]:
             if part is not None:
                 records = [manifest.record(row) for row in part.rows]
-                waiting.append((part, records, [pool.submit(decoder, one, extraction.layout) for one in records]))
+                waiting.append((part, records, [pool.submit(decode, one, layout) for one in records]))
             if len(waiting) > PARTS_AHEAD or (part is None and waiting):
                 ready, records, views = waiting.popleft()
-                encode_part(frozen, extraction, ready, [one.id for one in records], [one.result() for one in views])
-                advance(len(ready.rows))
+                yield ready, records, [one.result() for one in views]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return None
 
 
 def encode_part(

@@ -57,13 +57,8 @@ class FrozenEncoder:
             CheckpointError: It is neither, is damaged, or does not fit the model that its run.yaml describes.
             ConfigError: run.yaml cannot be read.
         """
-        checkpoint = _checkpoint_at(place)
+        checkpoint = checkpoint_at(place)
         settings = checkpoint.parent.parent / "run.yaml"
-        if not settings.is_file():
-            raise CheckpointError(
-                f"{checkpoint} lies in no folder of a run: {settings} is missing, which says what model it is; keep "
-                f"checkpoints where their run wrote them, or copy run.yaml with them"
-            )
         verify_checkpoint(checkpoint)
         index = json.loads((checkpoint / INDEX).read_text())
         if f"{WEIGHTS}.safetensors" not in index["files"]:
@@ -164,13 +159,24 @@ def _noise(what: str, key: str, seed: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _checkpoint_at(place: Path) -> Path:
+def checkpoint_at(place: Path) -> Path:
+    """Return the checkpoint that a path names: itself, or the newest of a run's folder; its run.yaml is there.
+
+    Raises:
+        CheckpointError: It is neither, or run.yaml is missing.
+    """
     place = place.expanduser().absolute()
     checkpoint = latest_checkpoint(place / "checkpoints") or place
     if not (checkpoint / INDEX).is_file():
         raise CheckpointError(
             f"{place} is neither a checkpoint (it has no {INDEX}) nor the folder of a run that has one; name a folder "
             f"such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
+        )
+    settings = checkpoint.parent.parent / "run.yaml"
+    if not settings.is_file():
+        raise CheckpointError(
+            f"{checkpoint} lies in no folder of a run: {settings} is missing, which says what model it is; keep "
+            f"checkpoints where their run wrote them, or copy run.yaml with them"
         )
     return checkpoint
 

@@ -86,9 +86,7 @@ class Extraction:
 
     def parts(self) -> list[Part]:
         """Return all parts, in order; a function of the manifest's length and the layout alone."""
-        size = max(1, min(PART_VIDEOS, PART_BYTES // self.layout.video_bytes))
-        starts = range(0, self.num_videos, size)
-        return [Part(number, range(start, min(start + size, self.num_videos))) for number, start in enumerate(starts)]
+        return parts_of(self.num_videos, self.layout)
 
     def missing(self) -> list[Part]:
         """Return the parts of which a file is missing."""
@@ -97,6 +95,13 @@ class Extraction:
     def unread(self, part: Part) -> list[Reading]:
         """Return the readings of which a part's file is missing."""
         return [reading for reading in self.readings if not all(file.exists() for file in reading.files(part))]
+
+
+def parts_of(num_videos: int, layout: ViewLayout) -> list[Part]:
+    """Cut a manifest's rows into parts whose views fit into memory, in order."""
+    size = max(1, min(PART_VIDEOS, PART_BYTES // layout.video_bytes))
+    starts = range(0, num_videos, size)
+    return [Part(number, range(start, min(start + size, num_videos))) for number, start in enumerate(starts)]
 
 
 @dataclass(frozen=True)

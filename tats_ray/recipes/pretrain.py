@@ -1,13 +1,15 @@
 """Pre-training recipes: each docstring states what it is for and what it needs; the numbers are its experiment."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from tats_ray.config.overrides import ConfigError
+from tats_ray.config.overrides import ConfigError, R
 from tats_ray.config.run import TrainRun
 from tats_ray.data.config import DataConfig
 from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.fixed import TubeConfig
+from tats_ray.masking.importance import ChangeConfig
+from tats_ray.masking.important import ImportantConfig
 from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.build import MaskingConfig, ModelConfig
 from tats_ray.nn.decoder import DecoderConfig
@@ -95,12 +97,69 @@ def tats_small() -> TrainRun:
     )
 
 
+def lvmae() -> TrainRun:
+    """LVMAE on 128 frames, ViT-B, tubes at 0.9, the decoder on 15 % of the tokens; many GPUs, days.
+
+    Gundavarapu et al. 2024 (arXiv 2411.13683), but pixels are the target and frame difference ranks the tokens; so
+    nothing has to be computed beforehand, and every crop and flip may be new.
+    """
+    return TrainRun(
+        name="lvmae",
+        data=LONG,
+        model=_vit("base"),
+        masking=MaskingConfig(
+            mask_ratio=0.9, visible=TubeConfig(), target=ImportantConfig(mode="overlap"), importance=ChangeConfig()
+        ),
+        training=TrainingConfig(epochs=1600, global_batch=1024, micro_batch=8),
+    )
+
+
+def tats_long() -> TrainRun:
+    """TATS on 128 frames in windows of 16, ViT-B, the decoder on 15 % of the tokens, all hidden; many GPUs, days."""
+    return TrainRun(
+        name="tats-long",
+        data=LONG,
+        model=_vit("base"),
+        masking=MaskingConfig(
+            mask_ratio=0.9,
+            visible=TATSConfig(window_frames=16),
+            target=ImportantConfig(mode="disjoint"),
+            importance=ChangeConfig(),
+        ),
+        training=TrainingConfig(epochs=800, global_batch=1024, micro_batch=8),
+    )
+
+
+def lvmae_tiny() -> TrainRun:
+    """``lvmae`` at a size for two laptop cores: 64 frames of 32 pixels, 512 tokens; minutes on synthetic video."""
+    small = _tiny_long(num_frames=64)
+    masking = MaskingConfig(
+        mask_ratio=0.9, visible=TubeConfig(), target=ImportantConfig(mode="overlap"), importance=ChangeConfig()
+    )
+    return small.model_copy(update={"name": "lvmae-tiny", "masking": masking})
+
+
+def tats_long_tiny() -> TrainRun:
+    """``tats-long`` at a size for two laptop cores: 64 frames of 32 pixels, 512 tokens; minutes on synthetic video."""
+    small = _tiny_long(num_frames=64)
+    sampler = tiny().masking.visible.model_copy(update={"window_frames": 16})
+    masking = MaskingConfig(mask_ratio=0.8, visible=sampler, target=ImportantConfig(), importance=ChangeConfig())
+    return small.model_copy(update={"name": "tats-long-tiny", "masking": masking})
+
+
+LONG = DataConfig(num_frames=128, frame_stride=1, short_videos="loop")
+"""128 successive frames, as the paper's figures of seconds and frames suggest; it does not say what short videos do."""
+
 RECIPES: dict[str, Callable[[], TrainRun]] = {
     "tiny": tiny,
     "tats-small": tats_small,
     "tats-base": tats_base,
     "videomae-base": videomae_base,
     "adamae-base": adamae_base,
+    "lvmae": lvmae,
+    "lvmae-tiny": lvmae_tiny,
+    "tats-long": tats_long,
+    "tats-long-tiny": tats_long_tiny,
 }
 
 
@@ -110,12 +169,27 @@ def recipe(name: str) -> TrainRun:
     Raises:
         ConfigError: There is none.
     """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+    return named(name, RECIPES)
+
+
+def named(name: str, recipes: Mapping[str, Callable[[], R]]) -> R:
+    """Return the run of some recipes that goes by a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(recipes)}")
+    return recipes[name]()
 
 
 def _vit(size: Size) -> ModelConfig:
     return ModelConfig(encoder=EncoderConfig.of_size(size), decoder=DecoderConfig.of_size(size))
+
+
+def _tiny_long(*, num_frames: int) -> TrainRun:
+    base = tiny()
+    data = base.data.model_copy(update={"num_frames": num_frames, "short_videos": "loop"})
+    return base.model_copy(update={"data": data})

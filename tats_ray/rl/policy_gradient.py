@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def hidden_token_loss(log_prob: Tensor, target_idx: Tensor, error: Tensor) -> Tensor:
+def hidden_token_loss(log_prob: Tensor, target_idx: Tensor, error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return ``-mean_hidden(e_i log p_i)`` of each clip, ``[clips]``.
 
     No baseline, no value: a pull of p towards the hidden tokens' errors, which fades for a token that is always
@@ -11,7 +11,10 @@ def hidden_token_loss(log_prob: Tensor, target_idx: Tensor, error: Tensor) -> Te
 
     Args:
         log_prob: ``[clips, tokens]``, float32, with gradient.
-        target_idx: ``[clips, target]``, the hidden tokens.
+        target_idx: ``[clips, target]``, the hidden tokens, or those of them that were decoded.
         error: ``[clips, target]``, detached here.
+        weight: ``[clips, target]``, inverse chance that a hidden token was decoded, 0 where it does not count: then the
+            mean is that over all hidden tokens. None is 1.
     """
-    return -(error.detach() * log_prob.gather(1, target_idx)).mean(1)
+    term = error.detach() * log_prob.gather(1, target_idx)
+    return -term.mean(1) if weight is None else -(term * weight).sum(1) / weight.sum(1)

@@ -32,6 +32,7 @@ class Rollout:
     order: Tensor | None = None  # [clips, visible], the visible tokens in the order drawn
     clip_error: Tensor | None = None  # [clips], mean error of the targets
     clip_value: Tensor | None = None  # [clips], what the critic of whole clips expected of it
+    decode_weight: Tensor | None = None  # [clips, target], the part of weight for being decoded when hidden; None is 1
 
     def __len__(self) -> int:
         return self.log_prob.shape[0]
@@ -52,11 +53,12 @@ def hiding_weight(log_prob: Tensor, threshold: Tensor, *, log_cap: float = LOG_W
 
 
 def relative_error(error: Tensor, weight: Tensor) -> Tensor:
-    """Divide each clip's token errors by their mean over the tokens that count.
+    """Divide each clip's token errors by their mean over the hidden tokens.
 
     Args:
         error: ``[clips, target]``, not negative.
-        weight: ``[clips, target]``, 0 where a token does not count (it was visible), 1 elsewhere.
+        weight: ``[clips, target]``, 0 where a token does not count (it was visible), elsewhere the inverse chance that
+            it was decoded when hidden: the weighted mean of a stratified choice is that of all hidden tokens.
     """
     error = error.float()
     mean = (error * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)

@@ -36,4 +36,6 @@ def surrogate_loss(log_prob: Tensor, rollout: Rollout, *, clip_eps: float) -> Lo
     """
     ratio = (log_prob - rollout.log_prob).gather(1, rollout.target_idx).exp()
     surrogate, stats = clipped_surrogate(ratio, rollout.error, clip_eps=clip_eps)
-    return -surrogate.mean(1), stats
+    if rollout.decode_weight is None:
+        return -surrogate.mean(1), stats
+    return -(surrogate * rollout.decode_weight).sum(1) / rollout.decode_weight.sum(1), stats

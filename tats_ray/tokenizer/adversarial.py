@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -43,6 +44,15 @@ class LossConfig(BaseModel):
     """Of the distance of a ResNet-50's logits, MAGVIT's is 0.1; 0 needs no such network."""
     perceptual_weights: str | None = None
     """File of torchvision's ResNet-50 weights (.pth or .safetensors) for the perceptual loss; never downloaded."""
+
+    @model_validator(mode="after")
+    def _weights_are_given(self) -> Self:
+        if self.perceptual_weight and self.perceptual_weights is None:
+            raise ValueError(
+                f"losses.perceptual_weight={self.perceptual_weight:g} needs losses.perceptual_weights, a file of "
+                f"torchvision's ResNet-50 weights; nothing is downloaded"
+            )
+        return self
 
 
 class Discriminator(nn.Module):

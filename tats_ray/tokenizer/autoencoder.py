@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _GROUPS = 32
-"""Most groups of a GroupNorm."""
+"""Most groups of a GroupNorm; each has two channels at least, or a channel's own mean could not pass."""
 
 
 class AutoencoderConfig(BaseModel):
@@ -135,4 +135,4 @@ def _blocks(before: int, after: int, *, count: int) -> nn.Sequential:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
+    return nn.GroupNorm(math.gcd(_GROUPS, max(1, channels // 2)), channels)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
 
 _DPI = (120, 96, 72)
 _MAX_BYTES = 300_000
+_SHADES = 96
 _NAME_CHARACTERS = 28
 _TITLE_CHARACTERS_PER_INCH = 9
 COLOURS = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
@@ -36,12 +38,13 @@ def plain(text: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write as finely as the size allows; thousands of crossing lines are drawn more coarsely."""
-    finest, *coarser = _DPI
-    png = _png(figure, dpi=finest)
-    for dpi in coarser:
+    """Write as finely as the size allows; of thousands of crossing lines, with fewer shades or more coarsely."""
+    for dpi in _DPI:
+        png = _png(figure, dpi=dpi)
         if len(png) >= _MAX_BYTES:
-            png = _png(figure, dpi=dpi)
+            png = _few_shades(png)
+        if len(png) < _MAX_BYTES:
+            break
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png)
 
@@ -49,4 +52,10 @@ def save(figure: Figure, path: Path) -> None:
 def _png(figure: Figure, *, dpi: int) -> bytes:
     written = BytesIO()
     figure.savefig(written, format="png", dpi=dpi, pil_kwargs={"optimize": True})
+    return written.getvalue()
+
+
+def _few_shades(png: bytes) -> bytes:
+    written = BytesIO()
+    Image.open(BytesIO(png)).convert("RGB").quantize(_SHADES).save(written, format="png", optimize=True)
     return written.getvalue()

@@ -169,6 +169,18 @@ def _terminate(handle: RunHandle, status: Ending, reason: str | None, millisecon
 
 
 @undisturbed
+def tag_run(handle: RunHandle, tags: Mapping[str, str]) -> None:
+    """Set tags of a run.
+
+    Raises:
+        TrackingError: The store does not answer within seconds, or lacks the run.
+    """
+    with explained(handle.uri), patience(seconds=4, retries=1):
+        for name, value in tags.items():
+            MlflowClient(handle.uri).set_tag(handle.run_id, name, without_credentials(value))
+
+
+@undisturbed
 def run_status(handle: RunHandle) -> RunStatus:
     """Ask the store how a run ended, or whether it is running.
 

@@ -14,11 +14,11 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from tats_ray.tracking.chart_file import COLOURS, GREY, head, plain, save, shortened
 from tats_ray.tracking.charts import Points
+from tats_ray.tracking.knob_scale import FEW, Scale, hashable
 
 _COLUMNS = 3
-_FEW = 8  # distinct values, so many have room for a tick each
-_WIDE = 30.0  # a knob whose largest value is this many times its smallest is drawn on a logarithmic axis
 _FAR = 4.0  # times the distance between the quartiles; what is beyond lies at the edge
+_GOLDEN = 0.618  # its multiples spread dots evenly in any order
 _LEGEND = 5
 _BEST = COLOURS[3]
 _OTHERS = COLOURS[0]
@@ -33,42 +33,6 @@ class Dot:
     value: float
     best: bool = False
     """Whether it is of the best configuration, which is drawn in a colour of its own."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How the values of a knob are laid out on an axis."""
-
-    kind: Literal["linear", "log", "named"]
-    values: Sequence[Any]
-    """The distinct ones, in order."""
-
-    @staticmethod
-    def of(values: Collection[Any], *, logarithmic: bool) -> "Scale":
-        """Lay numbers out by size, logarithmically where asked or wide apart, and anything else as names."""
-        distinct = list(dict.fromkeys(_hashable(value) for value in values))
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
-            return Scale("named", sorted(distinct, key=_name_order))
-        numbers = sorted(distinct)
-        log = numbers[0] > 0 and (logarithmic or numbers[-1] >= _WIDE * numbers[0])
-        return Scale("log" if log else "linear", numbers)
-
-    def position(self, value: Any) -> float:
-        """Return where a value lies, from 0 to 1."""
-        value = _hashable(value)
-        if self.kind == "named":
-            return (self.values.index(value) + 0.5) / len(self.values)
-        low, high, at = (math.log(x) if self.kind == "log" else x for x in (self.values[0], self.values[-1], value))
-        return 0.5 if high == low else (at - low) / (high - low)
-
-    @property
-    def ticks(self) -> Mapping[float, str]:
-        """Names by position: of all values where they are few, else from the smallest to the largest."""
-        shown = self.values
-        if len(shown) > _FEW and self.kind != "named":
-            low, high = shown[0], shown[-1]
-            shown = np.geomspace(low, high, 4) if self.kind == "log" else np.linspace(low, high, 4)
-        return {self.position(value): shortened(_text(value), room=18) for value in shown}
 
 
 def knobs_chart(
@@ -101,7 +65,8 @@ def knobs_chart(
             continue
         knob = knobs[number]
         held = [dot for dot in dots if knob in dot.knobs]
-        scale = Scale.of([dot.knobs[knob] for dot in held], logarithmic=knob in logarithmic)
+        configurations = {repr(dot.knobs): dot.knobs[knob] for dot in held}  # each once, whatever its seeds
+        scale = Scale.of(configurations.values(), logarithmic=knob in logarithmic)
         _draw_panel(axes, held, knob=knob, scale=scale, limits=limits)
         if number % columns == 0:
             axes.set_ylabel(shortened(metric, room=34))
@@ -139,13 +104,13 @@ def coordinates_chart(
     }
     low, high = _limits([dot.value for dot in dots])
     worst, best = (high, low) if mode == "min" else (low, high)
-    figure = Figure(figsize=(max(6.0, 2.0 * (len(knobs) + 1)), 4.6), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 1.5 * (len(knobs) + 1)), 4.6), layout="constrained")
     axes = figure.subplots()
     shades = matplotlib.colormaps["viridis_r"]
     for dot in sorted(dots, key=lambda dot: (dot.best, -dot.value if mode == "min" else dot.value)):
         merit = min(1.0, max(0.0, (dot.value - worst) / (best - worst)))
         heights = [scales[knob].position(dot.knobs[knob]) if knob in dot.knobs else math.nan for knob in knobs]
-        style = {"color": _BEST, "linewidth": 2.5} if dot.best else {"color": shades(merit), "alpha": 0.75}
+        style = {"color": _BEST, "linewidth": 2.5} if dot.best else {"color": shades(merit), "linewidth": 1.0}
         axes.plot(range(len(knobs) + 1), [*heights, merit], **style)
     for number, knob in enumerate(knobs):
         _draw_axis(axes, number, scales[knob].ticks)
@@ -163,7 +128,8 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
     """Draw the metric over counted training FLOPs, a line a trial.
 
     Args:
-        curves: The configuration and the points of each trial, configurations best first. The first five are named.
+        curves: A name of the configuration and the points of each trial, configurations best first. The first five are
+            named.
         path: Where to write; its folder is made when it is missing.
         metric: Its name.
 
@@ -181,7 +147,7 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
         place = names.index(name)
         marker = "o" if len(flops) == 1 else None  # a line of one point is nothing
         if place < _LEGEND:
-            colour, label = palette[place], None if name in labelled else shortened(f"{place + 1}  {name}", room=58)
+            colour, label = palette[place], None if name in labelled else shortened(name, room=58)
             labelled.add(name)
             style = {"color": colour, "label": label, "linewidth": 1.6, "zorder": 3}
         else:
@@ -193,33 +159,32 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
     axes.set(xlabel="training TFLOPs of a trial, counted", ylabel=plain(metric), ylim=(low, high))
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda number: (not labels[number][:1].isdigit(), labels[number]))
-    if len(names) > _LEGEND:  # the line of the others comes last
-        order = sorted(order, key=lambda number: labels[number].endswith(" others"))
-    below = {"loc": "outside lower left", "fontsize": 8, "ncols": 2}
-    figure.legend([handles[number] for number in order], [labels[number] for number in order], **below)
+    first = dict(zip(labels, handles, strict=True))
+    shown = [name for name in (shortened(name, room=58) for name in names) if name in first]
+    shown += [label for label in labels if label not in shown]
+    figure.legend([first[label] for label in shown], shown, loc="outside lower left", fontsize=8, ncols=2)
     head(figure, "What it cost: the metric over the FLOPs of training")
     save(figure, path)
 
 
 def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, limits: tuple[float, float]) -> None:
     low, high = limits
-    few = len(scale.values) <= _FEW or scale.kind == "named"
+    few = len(scale.values) <= FEW
     groups: dict[Any, list[Dot]] = {}
     for dot in dots:
-        groups.setdefault(_hashable(dot.knobs[knob]), []).append(dot)
+        groups.setdefault(hashable(dot.knobs[knob]), []).append(dot)
     room = 0.5 / len(scale.values) if few else 0.0
     for value, group in groups.items():
         middle = scale.position(value)
         for number, dot in enumerate(group):
-            beside = room * ((number + 0.5) / len(group) - 0.5)
+            beside = room * ((number + 1) * _GOLDEN % 1 - 0.5) if len(group) > 1 else 0.0
             beyond = not low <= dot.value <= high
             marker = "o" if not beyond else "^" if dot.value > high else "v"
             colour = _BEST if dot.best else _OTHERS
             y = min(max(dot.value, low), high)
             axes.plot(
                 middle + beside, y, marker=marker, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0,
-                zorder=3 + dot.best, clip_on=not beyond,
+                zorder=3 + dot.best, clip_on=not beyond, in_layout=False,
             )  # fmt: skip
         if few and len(group) > 1:
             mean = min(max(float(np.mean([dot.value for dot in group])), low), high)
@@ -257,25 +222,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     low, high = float(near.min()), float(near.max())
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _name_order(value: Any) -> tuple[int, float, str]:
-    """Sort nothing first, then numbers by size, then names."""
-    if value is None:
-        return 0, 0.0, ""
-    if isinstance(value, int | float):
-        return 1, float(value), ""
-    return 2, 0.0, str(value)
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _last(path: str) -> str:

@@ -54,8 +54,9 @@ class Checkpointer:
     """Writes one worker's checkpoints, one at a time; all workers call its methods alike, the first one writes.
 
     As a context manager it waits for a write that was begun, however the block ends. The launcher is told of a
-    checkpoint when the next one is due, or at the end: only ever of one that lies complete on disk. What it was told
-    does not matter for a restart, which takes the newest complete folder.
+    checkpoint when the next one is due, or at the end: only ever of one that lies complete on disk. A launcher that
+    awaits checkpoints is told at once, and training waits for the write. What it was told does not matter for a
+    restart, which takes the newest complete folder.
     """
 
     def __init__(self, root: Path, context: WorkerContext, retention: Retention) -> None:
@@ -101,6 +102,8 @@ class Checkpointer:
             self._captured = take(self._captured)
             self._writing = self._thread.submit(self._write, self._captured)
         self._untold = dict(measured)
+        if self._context.awaits_checkpoints:
+            self.settle()
 
     def settle(self) -> None:
         """Wait for the write that was begun, and tell the launcher of the checkpoint.

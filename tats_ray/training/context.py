@@ -21,6 +21,8 @@ class WorkerContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    awaits_checkpoints: bool
+    """Whether the launcher decides at each checkpoint what becomes of the run, so that training waits for it."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Add up ``tensor`` over all workers, in place."""
@@ -48,6 +50,7 @@ class LocalContext:
 
     rank = 0
     world_size = 1
+    awaits_checkpoints = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

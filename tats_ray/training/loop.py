@@ -12,7 +12,7 @@ import torch
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.loader import StepShare
 from tats_ray.interruption import Stopped
-from tats_ray.methods.averages import Averages
+from tats_ray.methods.averages import Averages, Tally, usage
 from tats_ray.methods.base import HeldOut, Method
 from tats_ray.tracking.base import Tracker
 from tats_ray.tracking.progress import ProgressState
@@ -158,6 +158,7 @@ class _Training:
         batches = seeded(share.batches, job.context.device, seed=job.seed, step=state.step, stepper=job.stepper)
         flops = job.config.global_batch * job.flops(job.method.stage)
         job.method.train_step(batches, step=state.step, stepper=job.stepper, averages=self.averages)
+        self.averages.add("data/short_clip_share", torch.tensor(share.short))
         state.step += 1
         state.clips += job.config.global_batch
         state.flops += flops
@@ -224,7 +225,7 @@ class _Training:
             state.measured = {**state.measured, **measured}
             state.events.update(events)
         with self.ledger.span("logging"):
-            job.tracker.log_metrics({**measured, **events}, step=state.step)
+            job.tracker.log_metrics({**measured, **events, "throughput/flops": state.flops}, step=state.step)
             _log_quarantine(job, self.quarantine)
 
     def _is_due(self, every: int | None) -> bool:
@@ -263,6 +264,7 @@ class _Training:
             state={"loop": vars(state), "method": job.method.state_dict()},
             measured=state.measured,
             run_id=job.run_id,
+            identity=job.method.identity(),
             over=over,
         )
 
@@ -305,7 +307,8 @@ def _measure(job: Job) -> dict[str, float]:
     averages = Averages()
     if len(job.held_out.batch):
         job.method.validate(job.held_out, averages=averages)
-    return reduce_means(averages, job.context)
+    tallies: Sequence[Mapping[str, Tally]] = job.context.all_gather(averages.take_tallies())  # type: ignore[assignment]
+    return reduce_means(averages, job.context) | usage(tallies)
 
 
 def _check_best(job: Job) -> None:
@@ -362,5 +365,6 @@ class _Pace:
                     mfu=self.rates["throughput/mfu"],
                     seconds=time.monotonic() - self.began,
                     stage=self.job.method.stage,
+                    failed_clips=self.state.failed_clips,
                 )
             )

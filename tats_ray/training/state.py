@@ -3,7 +3,8 @@
 ``step_00000100/``
     ``<module>.safetensors``      parameters and buffers of one module
     ``training.pt``               optimisers, and the plain state of method and loop
-    ``checkpoint.json``           step, last validation, MLflow run, size and SHA-256 of the other files; written last
+    ``checkpoint.json``           step, last validation, MLflow run, identity, size and SHA-256 of the other files;
+                                  written last
 
 The folder is written under another name, flushed, and renamed: a reader never sees half of it. No state of a random
 generator is in it: whoever draws is seeded by step and position (``docs/decisions/006-checkpoints-at-rest.md``).
@@ -15,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Captured:
     training: Mapping[str, object]
     measured: Mapping[str, float]
     run_id: str | None
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def capture(
@@ -53,6 +55,7 @@ def capture(
     state: Mapping[str, object],
     measured: Mapping[str, float],
     run_id: str | None,
+    identity: Mapping[str, str] | None = None,
     over: Captured | None = None,
 ) -> Captured:
     """Copy what a checkpoint holds to the host; all that training waits for.
@@ -64,6 +67,7 @@ def capture(
         state: Plain state of method and loop.
         measured: The last validation, by which the best checkpoint is told.
         run_id: Run of the tracker, for whoever finds the folder alone.
+        identity: What others name this very state of a module by, by the module's name.
         over: An earlier copy that nobody needs any more; its memory is used again, which is several times faster than
             memory that the system has to find first.
     """
@@ -75,6 +79,7 @@ def capture(
         training=_on_host({"optimizers": optimizers, "state": state}, over.training if over else None),
         measured=dict(measured),
         run_id=run_id,
+        identity=dict(identity or {}),
     )
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # the copies of all tensors were started together
@@ -136,10 +141,18 @@ def checkpoint_measured(folder: Path) -> dict[str, float]:
     return _index(folder).get("measured", {})
 
 
+def checkpoint_identity(folder: Path) -> dict[str, str]:
+    """Return what others name a checkpoint's modules by, such as the content hash of a tokenizer; often nothing."""
+    return _index(folder).get("identity", {})
+
+
 def load_checkpoint(
     folder: Path, modules: Mapping[str, nn.Module], trainables: Mapping[str, Trainable], *, device: torch.device
 ) -> dict[str, object]:
     """Restore modules and optimisers in place; return the plain state.
+
+    An optimiser takes its moments from the checkpoint and its settings (rates, decay, betas) from the run, which may go
+    on with others.
 
     Raises:
         CheckpointError: A file is missing, truncated or altered, or belongs to another model.
@@ -149,7 +162,8 @@ def load_checkpoint(
     for name, module in modules.items():
         load_module(folder, name, module)
     for name, trainable in trainables.items():
-        trainable.optimizer.load_state_dict(saved["optimizers"][name])
+        own = trainable.optimizer.state_dict()["param_groups"]
+        trainable.optimizer.load_state_dict({"state": saved["optimizers"][name]["state"], "param_groups": own})
     return saved["state"]
 
 
@@ -206,7 +220,8 @@ def _write_files(folder: Path, captured: Captured) -> None:
                 raise error.__context__ from None
             raise
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
-    index = {"step": captured.step, "measured": captured.measured, "mlflow_run_id": captured.run_id, "files": files}
+    index = {"step": captured.step, "measured": captured.measured, "mlflow_run_id": captured.run_id}
+    index |= {"identity": dict(captured.identity), "files": files}
     (folder / INDEX).write_text(json.dumps(index, indent=2))
     for path in folder.iterdir():
         _flush(path)

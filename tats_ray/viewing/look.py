@@ -14,7 +14,6 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.draws import exponential_clocks
-from tats_ray.masking.plan import hidden_tokens
 from tats_ray.masking.tats import TATSScorer
 from tats_ray.methods.base import HeldOut, Snapshot
 from tats_ray.methods.build import build_method
@@ -91,6 +90,8 @@ def open_trained(path: Path) -> Trained:
             "a run prints its folder when it ends"
         )
     run = read_run(folder / _RUN_FILE)
+    if run.model.prediction.kind != "pixels":
+        raise ValueError(f"{path} predicts {run.model.prediction.kind}, which are no pixels to look at")
     return Trained(folder.parent.name, folder.name, checkpoint_step(checkpoint), run, _load(run, checkpoint))
 
 
@@ -221,20 +222,24 @@ def _evaluate(method: MaskedAutoencoding) -> None:
 
 
 def _relative_error(method: MaskedAutoencoding, patches: Tensor, visible_idx: Tensor) -> np.ndarray:
-    target_idx = hidden_tokens(visible_idx, num_tokens=method.grid.num_tokens)
-    prediction = method.predict(patches, visible_idx, target_idx)
-    error = token_error(prediction, normalized_patches(take_tokens(patches, target_idx)))
     relative = torch.full(patches.shape[:2], torch.nan)
-    return relative.scatter_(1, target_idx, error / error.mean(1, keepdim=True))[0].numpy()
+    order = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(0))
+    for target_idx, prediction in method.hidden_in_parts(patches, visible_idx, order):
+        relative.scatter_(1, target_idx, token_error(prediction, normalized_patches(take_tokens(patches, target_idx))))
+    return (relative / relative.nanmean(1, keepdim=True))[0].numpy()
 
 
 def _attention_path(method: MaskedAutoencoding, patches: Tensor, token: int) -> AttentionPath | None:
     scorer = method.update.scorer
     if not isinstance(scorer, TATSScorer):
         return None
-    tokens = scorer.embed(patches) + scorer.positions
-    weight = scorer.block.attention_path(tokens, method.grid, token_idx=torch.tensor([token]))
-    return AttentionPath(token=token, weight=weight[0].flatten().numpy())
+    size = scorer.grid.num_tokens  # of the window in which the sampler looks, which may be the whole clip
+    first = token // size * size
+    tokens = scorer.embed(patches[:, first : first + size]) + scorer.positions
+    weight = scorer.block.attention_path(tokens, scorer.grid, token_idx=torch.tensor([token - first]))
+    whole = np.zeros(patches.shape[1], np.float32)
+    whole[first : first + size] = weight[0].flatten().numpy()
+    return AttentionPath(token=token, weight=whole)
 
 
 def _told_apart(opened: Sequence[Trained], reserved: Collection[str]) -> list[str]:

@@ -75,6 +75,20 @@ def test_a_short_video_is_held_or_refused(record, read_numbers):
         load_center_clip(record, config.model_copy(update={"short_videos": "refuse"}))
 
 
+def test_a_short_video_begins_again(record, read_numbers):
+    config = CONFIG.model_copy(update={"frame_stride": 10, "short_videos": "loop"})
+    clip = load_center_clip(record, config)
+    assert clip.held
+    assert read_numbers(clip.video) == [0, 10, 20, 30, 0, 10, 20, 30]
+    uneven = load_center_clip(record, config.model_copy(update={"frame_stride": 7}))
+    assert read_numbers(uneven.video) == [0, 7, 14, 21, 28, 35, 2, 9]
+    assert uneven.times == pytest.approx([number / 25 for number in (0, 7, 14, 21, 28, 35, 2, 9)])
+    flipped = load_clips(record, config.model_copy(update={"flip": True}), np.random.default_rng(0))[0]
+    assert read_numbers(flipped.video[:, :, ::-1] if flipped.flipped else flipped.video)[:4] == [0, 10, 20, 30]
+    long = load_center_clip(record, CONFIG.model_copy(update={"short_videos": "loop"}))
+    assert np.array_equal(long.video, load_center_clip(record, CONFIG).video)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -47,6 +47,13 @@ def test_a_short_video_holds_its_last_frame():
     np.testing.assert_allclose(times, [0.1, 0.35, 0.45, 0.45], rtol=1e-12)
 
 
+def test_a_short_video_begins_again():
+    times = Pace(4, frame_stride=3).times(make_record(10, fps=20.0), 2, past_end="loop")
+    np.testing.assert_allclose(times, [0.1, 0.25, 0.4, 0.05], rtol=1e-12)  # frames 2, 5, 8 and 11 - 10
+    times = Pace(4, fps=4.0).times(make_record(10, fps=20.0), 0.1, past_end="loop")
+    np.testing.assert_allclose(times, [0.1, 0.35, 0.1, 0.35], rtol=1e-12)  # it lasts half a second
+
+
 def test_a_clip_of_a_rate_takes_seconds_whatever_the_videos_rate():
     pace = Pace(5, fps=8.0)  # spans half a second
     for fps in (12.5, 25.0, 60.0):

@@ -47,7 +47,9 @@ def test_each_clip_is_seen_where_its_own_movers_are(
 ) -> None:
     method, plans = make_method(STRONG), []
     plan_of = method.planner.plan
-    monkeypatch.setattr(method.planner, "plan", lambda *given: plans.append(plan_of(*given)) or plans[-1])
+    monkeypatch.setattr(
+        method.planner, "plan", lambda *given, **more: plans.append(plan_of(*given, **more)) or plans[-1]
+    )
     micro = [
         replace(batch, video=batch.video[cut], row=batch.row[cut], truth=batch.truth[cut])  # type: ignore[index]
         for cut in (slice(3), slice(3, 8))

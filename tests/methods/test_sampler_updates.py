@@ -208,6 +208,7 @@ def test_limits_of_zero_start_at_the_first_checks(make_method: Methods, tats: TA
 
 
 def test_state_comes_back(make_method: Methods, tats: TATSConfig) -> None:
+    tats = tats.model_copy(update={"ppo": tats.ppo.model_copy(update={"target_nats": 0.1})})
     method = make_method(tats)
     for check in (SPREAD, EXPLAINED):
         method.after_validation(check, step=1)

@@ -246,7 +246,7 @@ def test_settings_that_do_not_fit_the_videos_are_refused_before_anything_is_extr
         ("ridge.penalties", ["-1"], r"penalties must be positive and finite"),
         ("allow_overlap", "1", r"allow_overlap: .*valid boolean, got '1'"),
         ("cluster.num_workers", "-1", r"cluster\.num_workers: .*greater than or equal to 0"),
-        ("short_videos", "loop", r"short_videos: .*'hold' or 'refuse', got 'loop'"),
+        ("short_videos", "wrap", r"short_videos: .*'hold', 'loop' or 'refuse', got 'wrap'"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(path, value, message):

@@ -1,0 +1,47 @@
+"""What a trial's run left behind, read back for the report."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from tats_ray.sweeping.acting import CLIPFRAC, POLICY_ON
+from tats_ray.sweeping.trials import Point, Trial
+from tats_ray.tracking.base import RunHandle
+from tats_ray.tracking.mlflow import read_metric
+from tats_ray.training.state import checkpoint_measured, latest_checkpoint
+from tats_ray.worker import SUMMARY
+
+FLOPS = "throughput/flops"
+
+
+def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
+    """Return a trial with its last measurements and its curve, as far as its run came.
+
+    Args:
+        trial: As it ended.
+        metric: Whose curve.
+        parent: Record of the sweep; the trial's lies beside it.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    if trial.folder is None or trial.run_id is None:
+        return trial
+    handle = replace(parent, run_id=trial.run_id)
+    flops = dict(read_metric(handle, FLOPS))
+    curve = [Point(step, flops[step], value) for step, value in read_metric(handle, metric) if step in flops]
+    metrics = _measured(Path(trial.folder))
+    if POLICY_ON not in metrics and (switched := read_metric(handle, POLICY_ON)):
+        metrics[POLICY_ON] = switched[0][1]  # of one that a scheduler stopped, which has no summary
+    if clipped := [value for _, value in read_metric(handle, CLIPFRAC)]:
+        metrics[CLIPFRAC] = fmean(clipped)
+    return replace(trial, metrics=metrics, curve=curve)
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    summary = folder / SUMMARY
+    if summary.exists():
+        return json.loads(summary.read_text())
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    return {} if checkpoint is None else dict(checkpoint_measured(checkpoint))

@@ -1,0 +1,68 @@
+"""Encoding on Ray: the files that encoding alone writes, whatever becomes of the actors."""
+
+import os
+import runpy
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tats_ray.cluster import encode
+from tats_ray.cluster.encode import EncodeParts, encode_on_ray
+from tats_ray.data.code_rows import part_file
+from tats_ray.data.manifest import Manifest
+from tats_ray.encoding import EncodedData, Encoding, EncodingConfig, FrozenTokenizer, encode_here, plan
+from tats_ray.probing import decoding, parts
+from tats_ray.probing.config import ExtractionConfig
+
+MADE = runpy.run_path(str(Path(__file__).parents[1] / "tokenizer" / "made.py"))
+
+
+class DiesOnce(EncodeParts):
+    """The first actor of all is killed when it has encoded a part, before it says so."""
+
+    def __init__(self, *, encoding: Encoding, manifest: Manifest, device: str) -> None:
+        super().__init__(encoding=encoding, manifest=manifest, device=device)
+        self._parts = {part.number: part for part in cut(encoding.num_videos, encoding.layout)}
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        done = super().__call__(rows)
+        mark = self._encoding.folder / "died"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+
+def cut(num_videos: int, layout: decoding.ViewLayout) -> list[parts.Part]:
+    return [parts.Part(n, range(2 * n, min(2 * n + 2, num_videos))) for n in range(-(-num_videos // 2))]
+
+
+@pytest.mark.ray
+def test_ray_writes_what_one_process_writes_though_an_actor_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tats_ray.encoding.parts_of", cut)
+    monkeypatch.setattr(encode, "EncodeParts", DiesOnce)
+    manifest = Manifest.read(MADE["write_videos"](tmp_path / "videos"))
+    frozen = FrozenTokenizer.load(MADE["save_tokenizer"](tmp_path), device=torch.device("cpu"))
+    config = EncodingConfig(data=EncodedData(num_frames=8, crops=3, flip=True))
+    plans: Any = [plan(frozen, manifest, config, folder=tmp_path / name) for name in ("alone", "ray")]
+    for one in plans:
+        one.about.write(one.folder)
+    encode_here(frozen, manifest, plans[0])
+    told: list[int] = []
+    encode_on_ray(frozen, manifest, plans[1], config=ExtractionConfig(use_gpu=False), advance=told.append)
+    assert (tmp_path / "ray" / "died").exists()
+    assert sum(told) == 5
+    for number in range(3):
+        alone, ray = (pq.read_table(part_file(one.folder, number)) for one in plans)
+        assert alone.drop_columns("importance").equals(ray.drop_columns("importance"))
+        pairs = zip(alone["importance"].to_pylist(), ray["importance"].to_pylist(), strict=True)
+        assert all(one == pytest.approx(other, rel=1e-2) for one, other in pairs)  # other threads, other sums
+    encode_on_ray(frozen, manifest, plans[1], config=ExtractionConfig(use_gpu=False), advance=told.append)
+    assert told[-1] == 5  # nothing is made twice
