@@ -179,11 +179,12 @@ def prepare(run: R) -> tuple[R, Manifest]:
     _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
-    if data.pace.latest_start(longest) < 0:
+    if data.pace.latest_start(longest) < 0 and data.short_videos != "loop":
         pace = f"data.frame_stride={data.frame_stride}" if data.fps is None else f"data.fps={data.fps:g}"
         raise ConfigError(
             f"a clip of data.num_frames={data.num_frames} at {pace} is longer than every video of {manifest.name} "
-            f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, or closer ones"
+            f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, closer ones, "
+            f"or data.short_videos=loop"
         )
     _check_cache(run, videos)
     check_init(run)
