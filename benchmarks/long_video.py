@@ -32,6 +32,7 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,7 +151,7 @@ def counted_flops(case: Case, options: argparse.Namespace) -> int:
     """Return what torch counts for a clip's forward and backward pass, on shapes alone."""
     model, grid = model_of(options), grid_of(case, options)
     planner = mask_planner(masking_of(case), grid)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         method = build_method(model, masking_of(case), grid=grid, total_steps=1, global_batch=1, seed=0)
         patches = torch.zeros(1, grid.num_tokens, model.patch_pixels, dtype=torch.uint8)
         sets = (torch.zeros(1, count, dtype=torch.int64) for count in (planner.rule.count, planner.target.count))

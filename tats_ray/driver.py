@@ -176,8 +176,9 @@ def prepare(run: R) -> tuple[R, Manifest]:
     manifest = Manifest.read_all(named)
     if run.truth_grid is not None:
         require_truth(manifest)
-    videos = _training_videos(run, manifest)
-    _check_goes_on(run, last=total_steps(run, manifest))
+    rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
+    videos = manifest.select(rows)
+    _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0:
@@ -191,25 +192,15 @@ def prepare(run: R) -> tuple[R, Manifest]:
     return with_codes(run, manifest), manifest
 
 
-def total_steps(run: Run, manifest: Manifest) -> int:
-    """Return the training steps of a run."""
-    return run.total_steps(epoch_length(_training_videos(run, manifest).parts))
-
-
-def _training_videos(run: Run, manifest: Manifest) -> Manifest:
-    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
-    return manifest.select(rows)
-
-
-def _check_goes_on(run: Run, *, last: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
         raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
     step = checkpoint_step(Path(run.init))
-    if step >= last:
+    if step >= total_steps:
         raise ConfigError(
-            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {last}; "
+            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
             f"raise training.steps (or training.epochs) above it"
         )
 
@@ -243,10 +234,16 @@ def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
-        ConfigError: It is relative inside a Ray job.
+        ConfigError: It is relative inside a Ray job, or in an object store.
     """
     default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
-    return Path(absolute(run.results or default, "results"))
+    root = absolute(run.results or default, "results").removeprefix("file://")
+    if is_uri(root):
+        raise ConfigError(
+            f"results={root} is a URI, and checkpoints are written to a file system; give results= a folder that all "
+            f"machines share, such as a mounted bucket or a volume, and keep MLflow's artifacts in the object store"
+        )
+    return Path(root)
 
 
 def absolute(path: str, knob: str) -> str:

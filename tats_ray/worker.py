@@ -153,6 +153,12 @@ class BarContext(LocalContext):
         self.bar.update(state)
 
 
+def total_steps(run: Run, manifest: Manifest) -> int:
+    """Return the training steps of a run on the videos of a manifest."""
+    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
+    return run.total_steps(epoch_length(manifest.select(rows).parts))
+
+
 def describe(run: Run) -> dict[str, str]:
     """Return token counts, parameters and FLOPs of a run, without starting anything."""
     method = _on_meta(run)

@@ -14,7 +14,7 @@ Places are counted row by row; the one at which a clip begins is drawn.
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tats_ray.geometry import TokenGrid
@@ -30,7 +30,7 @@ class RunningCellConfig(BaseModel):
 
     kind: Literal["running-cell"] = "running-cell"
     """Rule by which the targets are chosen."""
-    per_cell: Literal[1, 2, 3] = 2
+    per_cell: int = Field(default=2, ge=1, le=3)
     """Tokens that are predicted of each cell of 2 x 2 sites."""
 
 

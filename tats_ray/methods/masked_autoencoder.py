@@ -219,7 +219,7 @@ class MaskedAutoencoding:
             scores = self.scores(patches, None if mover is None else mover[:1])
             importance = None if self.importance is None else self.importance(batch, patches)
             visible_idx, _ = self.planner.visible(scores, clocks, importance)
-            for target_idx, prediction in self._hidden_in_parts(patches, visible_idx, clocks) if pixels else ():
+            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks) if pixels else ():
                 where = target_idx[:, :, None].expand_as(prediction)
                 alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
                 restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
@@ -261,16 +261,21 @@ class MaskedAutoencoding:
             visible_idx = random_tokens(noise, count=count).sort(dim=1).values
             parts = [
                 (idx, self.prediction.error(prediction, batch, patches, idx))
-                for idx, prediction in self._hidden_in_parts(patches, visible_idx, noise)
+                for idx, prediction in self.hidden_in_parts(patches, visible_idx, noise)
             ]
             found.append(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
         target_idx, error = (torch.cat(part) for part in zip(*found, strict=True))
         return target_idx, error
 
-    def _hidden_in_parts(self, patches: Tensor, visible_idx: Tensor, clocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def hidden_in_parts(self, patches: Tensor, visible_idx: Tensor, clocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all hidden tokens with their predictions, at most as many at once as the decoder is trained with.
 
         A decoder that has only seen few mask tokens is not asked for many; which come together is random.
+
+        Args:
+            patches: uint8 ``[batch, tokens, pixels]``.
+            visible_idx: ``[batch, visible]``, sorted.
+            clocks: ``[batch, tokens]``, any noise: its order parts the tokens.
         """
         hidden_idx = hidden_tokens(visible_idx, num_tokens=self.grid.num_tokens)
         parts = math.ceil(hidden_idx.shape[1] / self.planner.target.count)

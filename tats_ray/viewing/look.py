@@ -14,7 +14,6 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.draws import exponential_clocks
-from tats_ray.masking.plan import hidden_tokens
 from tats_ray.masking.tats import TATSScorer
 from tats_ray.methods.base import HeldOut, Snapshot
 from tats_ray.methods.build import build_method
@@ -223,11 +222,11 @@ def _evaluate(method: MaskedAutoencoding) -> None:
 
 
 def _relative_error(method: MaskedAutoencoding, patches: Tensor, visible_idx: Tensor) -> np.ndarray:
-    target_idx = hidden_tokens(visible_idx, num_tokens=method.grid.num_tokens)
-    prediction = method.predict(patches, visible_idx, target_idx)
-    error = token_error(prediction, normalized_patches(take_tokens(patches, target_idx)))
     relative = torch.full(patches.shape[:2], torch.nan)
-    return relative.scatter_(1, target_idx, error / error.mean(1, keepdim=True))[0].numpy()
+    order = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(0))
+    for target_idx, prediction in method.hidden_in_parts(patches, visible_idx, order):
+        relative.scatter_(1, target_idx, token_error(prediction, normalized_patches(take_tokens(patches, target_idx))))
+    return (relative / relative.nanmean(1, keepdim=True))[0].numpy()
 
 
 def _attention_path(method: MaskedAutoencoding, patches: Tensor, token: int) -> AttentionPath | None:

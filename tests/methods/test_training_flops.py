@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,7 +40,7 @@ MASKING = {
 
 def count(run: Callable[[], torch.Tensor], *, backward: bool) -> int:
     """What torch counts on shapes alone; products of attention in their plain form."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         made = run()
         if backward:
             made.sum().backward()
@@ -49,11 +50,10 @@ def count(run: Callable[[], torch.Tensor], *, backward: bool) -> int:
 @pytest.mark.parametrize("name", MASKING)
 def test_a_step_costs_what_torch_counts(name: str) -> None:
     masking = MASKING[name]
-    with torch.device("meta"):
-        method = build_method(BASE, masking, grid=LONG, total_steps=1, global_batch=1, seed=0)
     planner = mask_planner(masking, LONG)
 
     def step() -> torch.Tensor:
+        method = build_method(BASE, masking, grid=LONG, total_steps=1, global_batch=1, seed=0)
         patches = torch.zeros(1, LONG.num_tokens, BASE.patch_pixels, dtype=torch.uint8)
         visible_idx, target_idx = (
             torch.zeros(1, number, dtype=torch.int64) for number in (planner.rule.count, planner.target.count)
@@ -68,10 +68,12 @@ def test_a_step_costs_what_torch_counts(name: str) -> None:
 def test_a_sampler_in_windows_costs_what_torch_counts() -> None:
     config = TATSConfig(window_frames=16)
     window = window_grid(LONG, window_frames=16, tubelet_size=2)
-    with torch.device("meta"):
+
+    def score() -> torch.Tensor:
         scorer = WindowedScorer(TATSScorer(config, grid=window, patch_pixels=BASE.patch_pixels), window)
-    patches = torch.zeros(1, LONG.num_tokens, BASE.patch_pixels, dtype=torch.uint8, device="meta")
-    forward = count(lambda: scorer(patches).logits, backward=False)
+        return scorer(torch.zeros(1, LONG.num_tokens, BASE.patch_pixels, dtype=torch.uint8)).logits
+
+    forward = count(score, backward=False)
     heads = 2 * 2 * LONG.num_tokens * config.embed_dim  # actor and critic, one number a token each
     passes = 1 + 3 * config.ppo.update_epochs
     assert training_flops(BASE, MaskingConfig(visible=config), grid=LONG)["sampler"] == passes * (forward - heads)
