@@ -100,7 +100,7 @@ def go_on(space: SearchSpace, run: TrainRun, name: str) -> Begun:
         there = ", ".join(f"{space.name}-{path.parent.name}" for path in sorted(root.glob("[0-9]*/plan.json")))
         raise ConfigError(f"--resume {name}: there is no such sweep in {root}; there are: {there or 'none'}")
     plan = journal.read_plan()
-    base = validated(plan.base)
+    base = validated(plan.base, kind=TrainRun)
     _check_same(space, plan, change(run, space.fixed.items()), base, name=name)
     check_cluster(base)
     handle = _open(space, base, plan, folder, run_id=read_status(folder)["mlflow_run_id"])

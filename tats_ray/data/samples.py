@@ -96,18 +96,18 @@ def load_coded_clip(
         DecodeError: The video does not decode, or did not when it was to be encoded.
         CodesError: The folder does not hold the codes of such clips of this video.
     """
-    there = _opened(codes, config)
+    there = _opened(codes, config)  # pyright: ignore[reportArgumentType]  # frozen, so hashable, which no stub says
     if record.id in there.lost:
         raise DecodeError(record.source.name, f"it could not be encoded: {there.lost[record.id]}")
     cuts = there.cuts(record)
-    cut = there.middle(record) if rng is None else cuts[rng.integers(len(cuts))]
+    cut = there.middle(record) if rng is None else cuts[int(rng.integers(len(cuts)))]
     [clip] = cut_clips(record, config, [(cut.start, cut.crop, cut.flip)], decode=decode)
     return clip, there.read(record, cut)
 
 
 def num_codes(codes: Path, config: ClipConfig) -> int:
     """Return the codes of one clip in a folder of cached codes."""
-    return _opened(codes, config).about.tokens
+    return _opened(codes, config).about.tokens  # pyright: ignore[reportArgumentType]  # as above
 
 
 @cache

@@ -153,10 +153,12 @@ class PPOUpdate:
     def _scores(self, patches: Tensor) -> Scores:
         """Score with the policy that the objective makes of actor and critic."""
         scores = self._read(patches)
-        assert scores.value is not None
+        value = scores.value
+        assert value is not None
         if self.config.reward.critic == "constant":
-            scores = replace(scores, value=1 + 0 * scores.value)  # with a gradient, which is zero
-        return replace(scores, logits=self.objective.logits(scores.logits, scores.value, temperature=self.temperature))
+            value = 1 + 0 * value  # with a gradient, which is zero
+        logits = self.objective.logits(scores.logits, value, temperature=self.temperature)
+        return replace(scores, logits=logits, value=value)
 
     def _weight(self, log_prob: Tensor, threshold: Tensor) -> Tensor:
         return hiding_weight(log_prob, threshold, log_cap=self.config.reward.log_weight_cap)

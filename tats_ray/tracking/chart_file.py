@@ -39,6 +39,7 @@ def plain(text: str) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write as finely as the size allows; of thousands of crossing lines, with fewer shades or more coarsely."""
+    png = b""
     for dpi in _DPI:
         png = _png(figure, dpi=dpi)
         if len(png) >= _MAX_BYTES:
