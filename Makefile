@@ -7,7 +7,7 @@ RESULTS ?= $(CURDIR)/runs
 VIDEOS ?=
 ARGS ?=
 
-.PHONY: pretrain test lint test-slow test-services sweep clean
+.PHONY: pretrain test lint test-slow test-services test-ui sweep clean
 
 pretrain: $(VENV)/installed
 ifeq ($(VIDEOS),)
@@ -20,7 +20,7 @@ else
 endif
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not services"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not services and not ui"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -35,6 +35,10 @@ test-services: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[services]"
 	sh tests/services/install.sh
 	$(BIN)/python -m pytest -m services tests/services
+
+test-ui: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ui]"
+	$(BIN)/python -m pytest -m ui tests/ui
 
 sweep: $(VENV)/installed
 	$(BIN)/python tune_spaces/sweep_mask_ratio.py results=$(RESULTS)

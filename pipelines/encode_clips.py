@@ -19,7 +19,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tats_ray.config.overrides import ConfigError, knobs, parse_override
-from tats_ray.data.codes import CodeCache, CodesError
+from tats_ray.data.code_rows import CodesError
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.encoding import EncodingConfig, FrozenTokenizer, encode_here, plan
 from tats_ray.interruption import Terminated, terminable

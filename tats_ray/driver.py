@@ -25,11 +25,13 @@ from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
+from tats_ray.data.code_rows import CodesError
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.interruption import Ending, politely, recorded, terminable
+from tats_ray.run_codes import with_codes
 from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
@@ -45,7 +47,7 @@ from tats_ray.training.state import (
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch, check_init
 
-RUN_ERRORS = (ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
 """Errors whose message is all that a user needs."""
 
 FREE_TO_CHANGE = (
@@ -64,7 +66,6 @@ FREE_TO_CHANGE = (
 
 PASSED_ON = ("MLFLOW_", "AWS_")
 """Environment variables that reach the workers: addresses and credentials of the run's record."""
-
 
 _logger = logging.getLogger(__name__)
 
@@ -131,8 +132,7 @@ def _conduct(
     try:
         folder, resumed_from = claim(run, manifest, fresh=fresh)
         with abandoned(folder if resumed_from is None else None):
-            if resumed_from is not None:
-                record_id = read_status(folder)["mlflow_run_id"]
+            record_id = record_id if resumed_from is None else read_status(folder)["mlflow_run_id"]
             handle = _open(run, manifest, folder, record_id=record_id, parent_run_id=parent_run_id)
     except (*RUN_ERRORS, ValueError) as error:
         raise RunFailedError(str(error)) from error
@@ -167,14 +167,16 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     results = results_root(run)
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
-    data = run.data.model_copy(update={"manifest": tuple(named)})
+    codes = None if run.data.codes is None else absolute(run.data.codes, "data.codes")
+    data = run.data.model_copy(update={"manifest": tuple(named), "codes": codes})
     init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
     run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
     if run.truth_grid is not None:
         require_truth(manifest)
-    videos = _training_videos(run, manifest)
-    _check_goes_on(run, last=total_steps(run, manifest))
+    rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
+    videos = manifest.select(rows)
+    _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
     lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
     longest = manifest.record(int(np.argmax(lengths)))
     if data.pace.latest_start(longest) < 0 and data.short_videos != "loop":
@@ -186,28 +188,18 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     _check_cache(run, videos)
     check_init(run)
-    return run, manifest
+    return with_codes(run, manifest), manifest
 
 
-def total_steps(run: Run, manifest: Manifest) -> int:
-    """Return the training steps of a run."""
-    return run.total_steps(epoch_length(_training_videos(run, manifest).parts))
-
-
-def _training_videos(run: Run, manifest: Manifest) -> Manifest:
-    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
-    return manifest.select(rows)
-
-
-def _check_goes_on(run: Run, *, last: int) -> None:
+def _check_goes_on(run: Run, *, total_steps: int) -> None:
     if run.init_takes == "weights":
         return
     if run.init is None:
         raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
     step = checkpoint_step(Path(run.init))
-    if step >= last:
+    if step >= total_steps:
         raise ConfigError(
-            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {last}; "
+            f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
             f"raise training.steps (or training.epochs) above it"
         )
 
@@ -241,10 +233,16 @@ def results_root(run: Run) -> Path:
     """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
 
     Raises:
-        ConfigError: It is relative inside a Ray job.
+        ConfigError: It is relative inside a Ray job, or in an object store.
     """
     default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
-    return Path(absolute(run.results or default, "results"))
+    root = absolute(run.results or default, "results").removeprefix("file://")
+    if is_uri(root):
+        raise ConfigError(
+            f"results={root} is a URI, and checkpoints are written to a file system; give results= a folder that all "
+            f"machines share, such as a mounted bucket or a volume, and keep MLflow's artifacts in the object store"
+        )
+    return Path(root)
 
 
 def absolute(path: str, knob: str) -> str:

@@ -10,10 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from tats_ray.config.error import ConfigError
-from tats_ray.config.files import read_run
-from tats_ray.config.tokenizer_run import TokenizerRun
+from tats_ray.config.tokenizer_run import TokenizerRun, read_tokenizer
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.codes import CodesAbout, coded_row, cuts_of, part_file, pixels_of, write_part
+from tats_ray.data.code_rows import CodesAbout, coded_row, cuts_of, part_file, pixels_of, write_part
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.views import Crops
@@ -23,10 +22,6 @@ from tats_ray.probing.features import ViewDecoder, decoded_parts
 from tats_ray.probing.frozen import checkpoint_at
 from tats_ray.probing.parts import Part, parts_of
 from tats_ray.tokenizer.model import AdaptiveTokenizer, check_window
-from tats_ray.training.state import CheckpointError, checkpoint_identity, load_module, verify_checkpoint
-
-WEIGHTS = "tokenizer"
-"""The module of a checkpoint that holds the tokenizer."""
 
 
 class EncodedData(BaseModel):
@@ -42,7 +37,7 @@ class EncodedData(BaseModel):
     """Frames of the video from one frame of a clip to the next; null, with fps null too, is the tokenizer's pace."""
     fps: float | None = Field(default=None, gt=0)
     """Frames of a clip a second, instead of frame_stride."""
-    short_videos: Literal["hold", "refuse"] = "hold"
+    short_videos: Literal["hold", "loop", "refuse"] = "hold"
     """A video with fewer frames than a clip spans has its last frame held, or is listed as without codes."""
     segments: int = Field(default=1, ge=1)
     """Clips along time, evenly spaced from the first that fits to the last; 1 is the middle one."""
@@ -90,23 +85,8 @@ class FrozenTokenizer:
             ConfigError: run.yaml cannot be read, or is of another kind of run.
         """
         checkpoint = checkpoint_at(place)
-        verify_checkpoint(checkpoint)
-        recorded = checkpoint_identity(checkpoint).get(WEIGHTS)
-        if recorded is None:
-            raise CheckpointError(
-                f"checkpoint {checkpoint} holds no tokenizer; name a run of pipelines/train_tokenizer.py"
-            )
-        run = read_run(checkpoint.parent.parent / "run.yaml", TokenizerRun)
-        with torch.random.fork_rng(devices=[]):  # drawn anew and replaced; the caller's stream goes on as if not
-            tokenizer = AdaptiveTokenizer(run.tokenizer, grid=run.grid)
-        load_module(checkpoint, WEIGHTS, tokenizer)
-        if tokenizer.content_hash() != recorded:
-            raise CheckpointError(
-                f"the tokenizer of {checkpoint} is not the one that was recorded with it ({recorded[:12]}): its "
-                f"run.yaml was changed; restore it, or train the tokenizer again"
-            )
-        tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-        return cls(tokenizer, run, checkpoint, recorded, device)
+        tokenizer, run, digest = read_tokenizer(checkpoint)
+        return cls(tokenizer.to(device), run, checkpoint, digest, device)
 
     def encode(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return codes, int32 ``[batch, tokens]``, and importance, float16, of uint8 clips of whole windows.

@@ -11,10 +11,13 @@ import torch
 from tats_ray.config.run import Run
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.clips import Clip, load_center_clip
+from tats_ray.data.codes import CodeCache
 from tats_ray.data.decode import Decode
 from tats_ray.data.guard import GuardedDecoder
+from tats_ray.data.loader import as_tensors
 from tats_ray.data.manifest import Manifest, VideoRecord
 from tats_ray.data.order import PROBE
+from tats_ray.data.samples import load_coded_clip
 from tats_ray.data.source import DecodeError
 from tats_ray.data.synthetic import token_truth
 from tats_ray.masking.draws import exponential_clocks
@@ -43,7 +46,7 @@ def load_held_out(run: Run, manifest: Manifest, context: WorkerContext) -> HeldO
         ]
         for position, name in enumerate(("mover", "twin")):
             truth[name] = torch.stack([torch.from_numpy(share[position]) for share in shares]).to(context.device)
-    batch = ClipBatch(video=_stacked(run, kept), row=rows).to(context.device)
+    batch = ClipBatch(video=_stacked(run, kept), row=rows, **_codes_of(run, records)).to(context.device)
     labels = torch.tensor([record.label for record in records], dtype=torch.int64) if is_labelled(manifest) else None
     return HeldOut(batch=batch, clocks=clocks.to(context.device), truth=truth, failures=failures, labels=labels)
 
@@ -82,9 +85,19 @@ def _stacked(run: Run, kept: Sequence[tuple[int, Clip]]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(clip.video) for _, clip in kept])
 
 
+def _codes_of(run: Run, records: Sequence[VideoRecord]) -> dict[str, torch.Tensor]:
+    """Return codes and importance of the clips that :func:`_load` decodes; nothing without cached codes."""
+    if run.data.codes is None or not records:
+        return {}
+    cache = CodeCache.open(Path(run.data.codes), clip=run.data)
+    return as_tensors([cache.read(record, cache.middle(record)) for record in records])
+
+
 def _load(run: Run, record: VideoRecord, decode: Decode) -> Clip | tuple[str, str]:
     """Return a clip, or path and reason."""
     try:
-        return load_center_clip(record, run.data, decode=decode)
+        if run.data.codes is None:
+            return load_center_clip(record, run.data, decode=decode)
+        return load_coded_clip(record, run.data, Path(run.data.codes), rng=None, decode=decode)[0]
     except DecodeError as error:
         return record.source.name, error.reason

@@ -67,7 +67,7 @@ def politely(told: Callable[[], None], *, patience: float = PATIENCE_SECONDS) ->
     """
     arrived: list[int] = []
     over = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
 
     def arrive(number: int, frame: object) -> None:
         arrived.append(number)

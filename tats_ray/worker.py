@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import Run, TrainRun
+from tats_ray.config.tokenizer_run import read_tokenizer
 from tats_ray.data.cache import CachingDecoder
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
@@ -20,7 +21,9 @@ from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.held_out import is_labelled, load_held_out, load_probe_clips
 from tats_ray.masking.tats import TATSConfig
+from tats_ray.masking.tokenizer_importance import TokenizerImportance, TokenizerImportanceConfig
 from tats_ray.methods.base import Method
+from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
 from tats_ray.tracking.progress import ProgressBar, ProgressState
@@ -78,6 +81,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
         rank=context.rank,
         world_size=context.world_size,
         truth_grid=run.truth_grid,
+        codes=None if run.data.codes is None else Path(run.data.codes),
     )
     tracker: Tracker = MlflowTracker(launch.handle) if context.rank == 0 else NullTracker()
     job = Job(
@@ -149,6 +153,12 @@ class BarContext(LocalContext):
         self.bar.update(state)
 
 
+def total_steps(run: Run, manifest: Manifest) -> int:
+    """Return the training steps of a run on the videos of a manifest."""
+    rows, _ = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
+    return run.total_steps(epoch_length(manifest.select(rows).parts))
+
+
 def describe(run: Run) -> dict[str, str]:
     """Return token counts, parameters and FLOPs of a run, without starting anything."""
     method = _on_meta(run)
@@ -165,6 +175,8 @@ def build(run: Run, total_steps: int, device: torch.device) -> Method:
     method = run.build_method(total_steps=total_steps)
     for module in method.modules().values():
         module.to(device)
+    if isinstance(run, TrainRun) and isinstance(run.masking.importance, TokenizerImportanceConfig):
+        _give_tokenizer(run.masking.importance, method, device)
     if run.init is not None and run.init_takes == "weights":
         verify_checkpoint(Path(run.init))
         for place, (name, module) in enumerate(method.modules().items()):
@@ -173,6 +185,13 @@ def build(run: Run, total_steps: int, device: torch.device) -> Method:
     if run.training.compile:
         method.compile()
     return method
+
+
+def _give_tokenizer(config: TokenizerImportanceConfig, method: Method, device: torch.device) -> None:
+    assert isinstance(method, MaskedAutoencoding)
+    assert isinstance(method.importance, TokenizerImportance)
+    assert config.checkpoint is not None  # the driver has seen to it
+    method.importance.tokenizer = read_tokenizer(Path(config.checkpoint))[0].to(device)
 
 
 def check_init(run: Run) -> None:

@@ -1,7 +1,13 @@
 """Small things that many tests share: one grid, random clips, a method around tiny modules."""
 
 import signal
-from collections.abc import Callable, Mapping
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +35,8 @@ from tats_ray.training.state import capture, write_checkpoint
 from tats_ray.training.stepper import GradientStepper
 
 FRAMES, SIDE = 8, 16
+SERVER_SECONDS = 180
+"""When to give up on a server that starts; 20 are enough for it alone."""
 SMALL = {
     "cluster.num_workers": 0,
     "cluster.use_gpu": False,
@@ -118,6 +126,44 @@ def save_run() -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def mlflow_on() -> Callable[..., AbstractContextManager[str]]:
+    """Let MLflow serve at a port of this machine until a block ends; the block has its address."""
+
+    @contextmanager
+    def serve(command: Sequence[str], *, port: int) -> Iterator[str]:
+        address = f"http://127.0.0.1:{port}"
+        own = [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        with subprocess.Popen(own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                began = time.monotonic()
+                while not _answers(f"{address}/health"):
+                    assert process.poll() is None, own
+                    assert time.monotonic() - began < SERVER_SECONDS
+                    time.sleep(0.2)
+                yield address
+            finally:
+                process.terminate()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port of this machine that nobody listened at a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -31,10 +31,11 @@ HOMES = {
         "tracking/chart_file.py",
         "tracking/charts.py",
         "tracking/figures.py",
+        "tracking/knob_scale.py",
         "tracking/overlays.py",
         "tracking/sweep_charts.py",
     },
-    "PIL": {"tracking/figures.py"},
+    "PIL": {"tracking/chart_file.py", "tracking/figures.py"},
     "safetensors": {"tokenizer/adversarial.py", "training/state.py"},
 }
 

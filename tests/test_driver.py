@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,12 +180,13 @@ def test_a_signal_ends_as_killed_with_a_checkpoint_of_its_step(
 def test_a_stop_is_recorded_before_anybody_has_left(run: TrainRun, client: MlflowClient, results: Path) -> None:
     """Whoever stops us may kill us before we have."""
     folder = results / run.name / "0001"
-    stopping = threading.Event()
 
     def hang() -> None:
         signal.raise_signal(signal.SIGTERM)
+        until = time.monotonic() + 60
         while mlflow_status(client, folder) != "KILLED":
-            stopping.wait(timeout=0.05)
+            assert time.monotonic() < until
+            time.sleep(0.05)
         assert read_status(folder)["status"] == "KILLED"
 
     with pytest.raises(Terminated):
@@ -305,6 +307,12 @@ def test_results_that_cannot_be_written_are_named(run: TrainRun, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(RunFailedError, match=rf"results={tmp_path / 'file'} cannot be written"):
         conduct(change(run, [("results", str(tmp_path / "file"))]), executor())
+
+
+def test_results_in_an_object_store_are_refused_and_a_file_uri_is_a_folder(run: TrainRun, tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"results=s3://bucket/runs is a URI, and .* a folder that all machines"):
+        conduct(change(run, [("results", "s3://bucket/runs")]), executor())
+    assert driver.results_root(change(run, [("results", f"file://{tmp_path}")])) == tmp_path
 
 
 def test_a_run_that_never_began_leaves_no_number(run: TrainRun, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
+from tats_ray.cluster.gauges import Gauges
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
 
@@ -26,7 +27,7 @@ class ProgressBoard:
 
     def __init__(self) -> None:
         self.state: ProgressState | None = None
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.stop = asyncio.Event()
 
     async def ask_to_stop(self) -> None:
@@ -45,11 +46,11 @@ class ProgressBoard:
         """Return the last state; None before the first step."""
         return self.state
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Note an ending that trying again would not mend."""
         self.failure = error
 
-    def read_failure(self) -> Exception | None:
+    def read_failure(self) -> BaseException | None:
         """Return what went wrong; None if nothing did."""
         return self.failure
 
@@ -65,11 +66,12 @@ class LostWorkerError(Exception):
 
 
 class RayContext(DistributedContext):
-    """A worker of a TorchTrainer's group."""
+    """A worker of a TorchTrainer's group; ``run`` is what the run is called where it is watched."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, run: str) -> None:
         super().__init__(ray.train.torch.get_device())
         self._board = board
+        self._gauges = Gauges(run)
         self._asked_to_stop = board.asked_to_stop.remote()
 
     def all_reduce(self, tensor: Tensor) -> None:
@@ -91,7 +93,8 @@ class RayContext(DistributedContext):
             return super().all_gather(value)
 
     def progress(self, state: ProgressState) -> None:
-        """Write to the board without waiting for it."""
+        """Write to the board without waiting for it, and show the state to whoever watches the cluster."""
+        self._gauges.show(state)
         self._board.write.remote(state)
 
     def stopping(self) -> bool:

@@ -15,6 +15,7 @@ import ray.data
 
 from tats_ray.cluster.decode_task import decode_rows
 from tats_ray.data.clips import ClipConfig
+from tats_ray.data.code_rows import Coded
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.loader import ShareSpec, StepShare, make_share
 from tats_ray.data.manifest import Manifest
@@ -79,7 +80,13 @@ def _stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        fn_kwargs={"config": spec.clip, "seed": spec.seed, "guard": guard, "truth_grid": spec.truth_grid},
+        fn_kwargs={
+            "config": spec.clip,
+            "seed": spec.seed,
+            "guard": guard,
+            "truth_grid": spec.truth_grid,
+            "codes": spec.codes,
+        },
     )
     options = dataset.context.execution_options
     options.preserve_order = True
@@ -91,8 +98,18 @@ def _stream(
 
 def _samples(batch: dict[str, np.ndarray]) -> list[Sample]:
     columns = (batch["position"].tolist(), batch["path"], batch["video"], batch["reason"], batch["failed"])
-    truths = batch.get("truth", [None] * len(batch["failed"]))
+    nothing = [None] * len(batch["failed"])
+    truths = batch.get("truth", nothing)
+    coded = (
+        [Coded(codes, importance) for codes, importance in zip(batch["codes"], batch["importance"], strict=True)]
+        if "codes" in batch
+        else nothing
+    )
     return [
-        Sample(position, str(path), None if failed else video, str(reason), None if failed else truth, bool(short))
-        for position, path, video, reason, failed, truth, short in zip(*columns, truths, batch["short"], strict=True)
+        Sample(position, str(path), None, str(reason))
+        if failed
+        else Sample(position, str(path), video, str(reason), truth, bool(short), one)
+        for position, path, video, reason, failed, truth, short, one in zip(
+            *columns, truths, batch["short"], coded, strict=True
+        )
     ]

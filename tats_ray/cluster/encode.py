@@ -12,9 +12,10 @@ import torch
 
 from tats_ray.cluster.features import check_room, decoded_blocks, in_actors, start_for_actors
 from tats_ray.cluster.view_task import views_of
-from tats_ray.data.codes import CodesError
+from tats_ray.config.tokenizer_run import WEIGHTS
+from tats_ray.data.code_rows import CodesError
 from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.encoding import WEIGHTS, Encoding, FrozenTokenizer, encode_part
+from tats_ray.encoding import Encoding, FrozenTokenizer, encode_part
 from tats_ray.probing.config import ExtractionConfig
 
 

@@ -5,15 +5,18 @@ from typing import Any
 from ray import tune
 from rich.progress import Progress, TaskID
 
-from tats_ray.sweeping.journal import Journal, Planned, SchedulerName
+from tats_ray.sweeping.journal import Journal, SchedulerName
 from tats_ray.sweeping.trials import Trial, TrialStatus
 
 
 class Recorder(tune.Callback):
     """Called by Tune in the driver's process."""
 
-    def __init__(self, journal: Journal, scheduler: SchedulerName, *, progress: Progress, task: TaskID) -> None:
+    def __init__(
+        self, journal: Journal, scheduler: SchedulerName, *, metric: str, progress: Progress, task: TaskID
+    ) -> None:
         self._journal = journal
+        self._metric = metric
         self._scheduler = scheduler
         self._progress = progress
         self._task = task
@@ -24,7 +27,7 @@ class Recorder(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict, **info: Any) -> None:
         """Say when a trial has taken over another's training."""
-        name, number = trial.config["trial"]["name"], result.get("segments", 0)
+        name, number = str(trial), result.get("segments", 0)
         known = self._segments.setdefault(name, number)
         if number > known:
             self._segments[name] = number
@@ -50,9 +53,18 @@ class Recorder(tune.Callback):
         self._end(trial, "failed", "its process was lost" if error is None else last_line(error))
 
     def _end(self, trial: Any, status: TrialStatus, reason: str | None) -> None:
-        planned = Planned(**trial.config["trial"])
-        folder = (trial.last_result or {}).get("folder")
-        self._journal.end(Trial(planned.name, planned.knobs, planned.seed, status=status, reason=reason, folder=folder))
+        config = trial.config["trial"]
+        last = trial.last_result or {}
+        self._journal.end(
+            Trial(
+                str(trial),
+                config["knobs"],
+                config["seed"],
+                status=status,
+                reason=reason,
+                metrics={self._metric: last[self._metric]} if self._metric in last else {},
+            )
+        )
         self._progress.update(self._task, advance=1)
 
 

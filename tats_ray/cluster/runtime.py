@@ -6,10 +6,12 @@ import signal
 import socket
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
-import torch
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -36,7 +38,7 @@ DEFAULTS = {
 def start_ray(num_cpus: int | None = None) -> None:
     """Connect to the cluster of RAY_ADDRESS, or start a local Ray; do nothing where Ray runs already.
 
-    Environment variables that the user has set keep their values.
+    A local Ray listens on the loopback interface only. Environment variables that the user has set keep their values.
 
     Args:
         num_cpus: CPUs of a local Ray; cores + 2 by default.
@@ -61,7 +63,8 @@ def start_ray(num_cpus: int | None = None) -> None:
             logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         on_term = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
+            with nullcontext() if address else _on_loopback():
+                ray.init(**local, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise _no_cluster(address or "local", error) from error
         if threading.current_thread() is threading.main_thread():
@@ -73,16 +76,23 @@ def start_ray(num_cpus: int | None = None) -> None:
     context.print_on_execution_start = False
 
 
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started in the block listen on the loopback interface only.
+
+    Ray has a switch for it, which it sets on macOS and Windows; an address of 127.0.0.1 it would replace by another.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def node_resources() -> list[dict[str, float]]:
     """Return what each machine of the cluster has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def gpu_bytes() -> float | None:
-    """Return the memory of the cluster's smallest GPU, asked of each machine that has one; None without GPUs."""
-    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    asked = [_gpu_bytes.options(num_gpus=0.01, scheduling_strategy=_on(node)).remote() for node in with_gpu]
-    return min(ray.get(asked), default=None)
 
 
 def machines_without(folder: Path) -> list[str]:
@@ -95,15 +105,10 @@ def machines_without(folder: Path) -> list[str]:
     token = folder / f".seen_{uuid.uuid4().hex}"
     token.touch()
     try:
-        seen = ray.get([_sees.options(scheduling_strategy=_on(node["NodeID"])).remote(token) for node in others])
+        seen = ray.get([_sees.options(scheduling_strategy=on_node(node["NodeID"])).remote(token) for node in others])
     finally:
         token.unlink(missing_ok=True)
     return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
-
-
-@ray.remote(num_cpus=0)
-def _gpu_bytes() -> float:
-    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 @ray.remote(num_cpus=0)
@@ -111,7 +116,8 @@ def _sees(path: Path) -> bool:
     return path.exists()
 
 
-def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Return the strategy that keeps a task on one machine."""
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 

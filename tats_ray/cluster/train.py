@@ -1,6 +1,5 @@
 """A run on Ray Train: checked against the cluster, then a TorchTrainer whose workers each live a worker's life."""
 
-import logging
 import os
 import threading
 import traceback
@@ -26,14 +25,15 @@ from tats_ray.driver import RunFailedError
 from tats_ray.interruption import Stopped, stop_asked
 from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import CheckpointError
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import Launch, SharesOf, own_decoders, run_training
 
-_logger = logging.getLogger(__name__)
-
 POLL_SECONDS = 0.5
+RESIZE_SECONDS = 60.0
+"""How often an elastic run looks whether there is room for more workers; to take it costs a restart."""
 FINAL_ERRORS = (CheckpointError, DataLossError, NotFiniteError)
 
 
@@ -81,7 +81,10 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
         _worker,
         train_loop_config={"launch": launch, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=cluster.num_workers
+            if cluster.min_workers is None
+            else (cluster.min_workers, cluster.num_workers),
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
@@ -95,10 +98,11 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
 
 
 def check_cluster(run: Run) -> None:
-    """Start or join Ray, and check that a run can train on it; warn of results that not all machines see.
+    """Start or join Ray, and check that a run can train on it.
 
     Raises:
-        ConfigError: There is no cluster, or it is too small: Ray would wait for ever.
+        ConfigError: There is no cluster, it is too small (Ray would wait for ever), or some of its machines do not see
+            the results: what is written there would be lost to all others.
     """
     start_ray()
     check_fits(run.cluster, node_resources())
@@ -106,11 +110,10 @@ def check_cluster(run: Run) -> None:
     with writing(run):
         blind = machines_without(Path(run.results))
     if blind:
-        _logger.warning(
-            "results=%s is not seen by %s: checkpoints that are written there are lost to a resumed run; "
-            "give results= a folder that all machines share",
-            run.results,
-            ", ".join(blind),
+        raise ConfigError(
+            f"results={run.results} is not seen by {', '.join(blind)}, and a worker there would write its checkpoints "
+            f"where no other finds them; give results= or TATS_RESULTS a folder that all machines of the cluster share "
+            f"(NFS, a volume that is mounted on all)"
         )
 
 
@@ -124,26 +127,28 @@ def check_fits(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> 
     Raises:
         ConfigError: Workers and one decode task do not fit on the cluster at once.
     """
-    with_gpu = _fits(cluster, nodes, gpus_per_worker=1)
-    if cluster.use_gpu is not True and not with_gpu and not _fits(cluster, nodes, gpus_per_worker=0):
+    name = "num_workers" if cluster.min_workers is None else "min_workers"
+    least = cluster.min_workers or cluster.num_workers
+    with_gpu = _room(cluster, nodes, gpus_per_worker=1) >= least
+    if cluster.use_gpu is not True and not with_gpu and _room(cluster, nodes, gpus_per_worker=0) < least:
         have = " + ".join(f"{node.get('CPU', 0.0):g}" for node in nodes)
         raise ConfigError(
-            f"cluster.num_workers={cluster.num_workers} with cluster.cpus_per_worker={cluster.cpus_per_worker} needs "
-            f"{cluster.num_workers * cluster.cpus_per_worker + 1} CPUs with one for decoding, each worker's on one "
+            f"cluster.{name}={least} with cluster.cpus_per_worker={cluster.cpus_per_worker} needs "
+            f"{least * cluster.cpus_per_worker + 1} CPUs with one for decoding, each worker's on one "
             f"machine, and Ray has {have}; use fewer or smaller workers, or add machines"
         )
     if cluster.use_gpu and not with_gpu:
         have = " + ".join(f"{node.get('GPU', 0.0):g} GPUs with {node.get('CPU', 0.0):g} CPUs" for node in nodes)
         raise ConfigError(
-            f"cluster.use_gpu=true with cluster.num_workers={cluster.num_workers} needs {cluster.num_workers} GPUs, "
+            f"cluster.use_gpu=true with cluster.{name}={least} needs {least} GPUs, "
             f"each beside cluster.cpus_per_worker={cluster.cpus_per_worker}, and one CPU for decoding; Ray has {have}; "
             f"use fewer workers, or cluster.use_gpu=null"
         )
     return with_gpu if cluster.use_gpu is None else cluster.use_gpu
 
 
-def _fits(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], *, gpus_per_worker: int) -> bool:
-    """Say whether there is a machine for a decode task such that the workers fit beside it."""
+def _room(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], *, gpus_per_worker: int) -> int:
+    """Return how many workers fit beside a decode task on the best machine for it, of those that a run may have."""
 
     def workers(node: Mapping[str, float], cpus: float) -> int:
         by_gpu = int(node.get("GPU", 0.0)) if gpus_per_worker else cluster.num_workers
@@ -153,7 +158,7 @@ def _fits(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], *, gpus_
         free = [node.get("CPU", 0.0) - (number == decoder) for number, node in enumerate(nodes)]
         return sum(workers(node, cpus) for node, cpus in zip(nodes, free, strict=True)) if free[decoder] >= 0 else -1
 
-    return max((beside(decoder) for decoder in range(len(nodes))), default=-1) >= cluster.num_workers
+    return max((beside(decoder) for decoder in range(len(nodes))), default=-1)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -163,30 +168,33 @@ def _worker(config: dict[str, Any]) -> None:
     board: Board = config["board"]
     if _failure(board) is not None:  # Ray replaces failed workers as if they were lost; what was wrong would recur
         return
-    context = RayContext(board)
+    context = RayContext(board, run=f"{launch.run.name}-{launch.folder.name}")
     try:
-        with _decoders(launch.run) as shares_of:
+        with _decoders(launch.run, workers=context.world_size) as shares_of:
             run_training(launch, context, shares_of)
     except Stopped as stopped:  # no failure to Ray
         ray.get(board.fail.remote(stopped))
     except Exception as error:
         log = launch.folder / f"error.worker_{context.rank}.log"
-        log.write_text(traceback.format_exc())  # Ray shows the driver a snippet of it
+        log.write_text(without_credentials(traceback.format_exc()))  # Ray shows the driver a snippet of it
         if not _comes_from_a_loss(error):
             ray.get(board.fail.remote(_told(error, log)))
         raise
 
 
 @contextmanager
-def _decoders(run: Run) -> Iterator[SharesOf]:
-    """Decode in tasks of Ray Data or, where frames are kept, in children of this worker.
+def _decoders(run: Run, *, workers: int) -> Iterator[SharesOf]:
+    """Decode in tasks of Ray Data or, where frames are kept or no CPU is left, in children of this worker.
 
     A task runs wherever there is room and leaves nothing behind: a video's frames would be in another process than its
-    next clip. The children of a worker keep them, and take the CPUs that tasks would have taken.
+    next clip. The children of a worker keep them, and take the CPUs that tasks would have taken. An elastic group takes
+    as many workers as fit, and may leave no CPU for a task, which would wait for ever.
     """
     cluster = run.cluster
-    decode_cpus = None if cluster.decode_cpus is None else cluster.decode_cpus / cluster.num_workers
-    if run.data.cache == "none":
+    decode_cpus = None if cluster.decode_cpus is None else cluster.decode_cpus / workers
+    if run.data.cache == "none" and not (
+        cluster.min_workers and _room(cluster, node_resources(), gpus_per_worker=0) < workers
+    ):
         yield partial(ray_shares, clips_per_block=cluster.clips_per_block, decode_cpus=decode_cpus, guard=run.data)
         return
     on_this_node = ray.train.get_context().get_local_world_size()
@@ -208,7 +216,7 @@ def _told(error: Exception, log: Path) -> Exception:
     return RunFailedError(f"{type(error).__name__}: {lines[-1] if lines else ''} (traceback: {log})")
 
 
-def _failure(board: Board) -> Exception | None:
+def _failure(board: Board) -> BaseException | None:
     return cast("Any", ray.get(board.read_failure.remote()))
 
 

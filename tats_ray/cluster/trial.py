@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +15,19 @@ import torch
 from ray import tune
 
 from tats_ray.cluster.context import make_board
-from tats_ray.cluster.meeting import Meeting, Report
+from tats_ray.cluster.meeting import LEAVE_SECONDS, Meeting, Report
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.train import fit
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare, total_steps
-from tats_ray.run_folder import next_number, read_status
+from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare
+from tats_ray.run_folder import is_held, next_number, read_status
 from tats_ray.sweeping.journal import Journal, Planned, Segment
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
 from tats_ray.training.context import LocalContext
 from tats_ray.training.state import checkpoint_step
-from tats_ray.worker import SUMMARY, Launch, own_decoders, run_training
+from tats_ray.worker import SUMMARY, Launch, own_decoders, run_training, total_steps
 
 SEGMENT = "sweep/segment"
 CLONED = "clone.json"
@@ -92,9 +93,9 @@ class SweepTrial(tune.Trainable):
     """Trains up to the next checkpoint in each of Tune's steps, so that a scheduler can stop, pause or clone it.
 
     A run of several workers trains to its end in one step, in a TorchTrainer of its own. ``config["trial"]`` holds
-    name, knobs and seed. What ends a run by its own fault is the last report, under ``failed``, and not an exception:
-    Tune would try it again. So an exception, or a lost process, means that another try may help; it goes on from the
-    run's last checkpoint.
+    knobs and seed, and Tune's name of a trial is ours. What ends a run by its own fault is the last report, under
+    ``failed``, and not an exception: Tune would try it again. So an exception, or a lost process, means that another
+    try may help; it goes on from the run's last checkpoint.
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep | None = None) -> None:
@@ -141,7 +142,9 @@ class SweepTrial(tune.Trainable):
         self._meeting.leave()
 
     def _take(self, config: dict[str, Any]) -> None:
-        self._planned = Planned(**config["trial"])
+        trial = config["trial"]
+        name = trial["name"] if self.trial_name == "default" else self.trial_name  # a clone's config is its donor's
+        self._planned = Planned(name, trial["knobs"], trial["seed"])
         self._meeting = Meeting(self._train)
 
     def _train(self, report: Callable[[Report], None]) -> Report:
@@ -160,6 +163,7 @@ class SweepTrial(tune.Trainable):
             took = [*segments[-1].knobs.items(), ("init", segments[-1].start), ("init_takes", "training")]
             run = change(run, took)
         run, manifest = prepare(run)
+        _await_name(run)
         finished = find_finished(run, manifest)
         if finished is not None:
             return finished, None
@@ -211,6 +215,13 @@ class SweepTrial(tune.Trainable):
     def _told(self, metrics: Mapping[str, float], **more: Any) -> Report:
         """Return a report; the metric stands in each, since Tune asks for it."""
         return {"step": 0, self._sweep.metric: math.nan, **metrics, **more}
+
+
+def _await_name(run: TrainRun) -> None:
+    """Wait for another process of this trial to leave: one that Tune paused, or that outlived its driver."""
+    until = time.monotonic() + LEAVE_SECONDS
+    while is_held(run) and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def newest_folder(run: TrainRun) -> Path | None:

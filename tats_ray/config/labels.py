@@ -21,11 +21,11 @@ def sampler_tags(run: TrainRun) -> dict[str, str]:
 def describe_run(run: Run, *, num_videos: int) -> str:
     """Return model, clips, data and length of a run; ``num_videos`` are those of its manifests."""
     data, training = run.data, run.training
-    length = f"{training.steps:,} steps" if training.steps is not None else f"{training.epochs} epochs"
+    length = f"{training.steps:,} steps" if training.steps is not None else f"{training.epochs:g} epochs in steps"
     started = {"weights": "from the weights of", "training": "going on from"}[run.init_takes]
     return (
         f"{_model(run)}, clips of {data.num_frames} frames of {data.crop_size} pixels. "
-        f"{length.capitalize()} of {training.global_batch:,} clips, from {num_videos:,} videos of {_manifests(run)}, "
+        f"{length} of {training.global_batch:,} clips, from {num_videos:,} videos of {_manifests(run)}, "
         f"seed {run.seed}" + ("." if run.init is None else f", {started} `{run.init}`.")
     )
 

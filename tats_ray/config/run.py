@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
 from tats_ray.methods.base import Method
 from tats_ray.methods.build import (
     MaskingConfig,
@@ -28,6 +29,9 @@ from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a run: a folder's name everywhere."""
+
 
 class ClusterConfig(BaseModel):
     """How many processes, on what."""
@@ -36,6 +40,9 @@ class ClusterConfig(BaseModel):
 
     num_workers: int = Field(default=1, ge=0)
     """Ray Train workers; 0 trains in this process without Ray."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Workers that are enough: Ray trains with as many as fit, up to num_workers, and grows or shrinks as machines come
+    and go; null for num_workers, always."""
     use_gpu: StrictBool | None = None
     """One GPU for each worker; null takes one when the machine or cluster has enough."""
     cpus_per_worker: int = Field(default=1, ge=1)
@@ -55,7 +62,7 @@ class Run(BaseModel, ABC):
     shaped_by: ClassVar[tuple[str, ...]]
     """Settings of the model's shape."""
 
-    name: str = Field(default="tats", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="tats", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""
@@ -122,6 +129,12 @@ class Run(BaseModel, ABC):
         assert self.training.epochs is not None
         return math.ceil(self.training.epochs * num_samples / self.training.global_batch)
 
+    @property
+    def worker_counts(self) -> range:
+        """Numbers of workers that a run may have; 1 without Ray."""
+        most = max(1, self.cluster.num_workers)
+        return range(self.cluster.min_workers or most, most + 1)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         try:
@@ -137,19 +150,30 @@ class Run(BaseModel, ABC):
                 f"exactly one of training.epochs and training.steps must be given, got "
                 f"epochs={self.training.epochs} and steps={self.training.steps}; set the other to null"
             )
-        workers = max(1, self.cluster.num_workers)
-        if self.training.global_batch % workers:
-            raise ValueError(
-                f"training.global_batch must be a multiple of cluster.num_workers, got {self.training.global_batch} "
-                f"and {workers}; try training.global_batch={math.ceil(self.training.global_batch / workers) * workers}"
-            )
-        share = self.training.global_batch // workers
-        if share % self.data.views_per_decode:
-            raise ValueError(
-                f"data.views_per_decode must divide the clips of one worker in one step, got "
-                f"{self.data.views_per_decode} and {share}; change it or training.global_batch"
-            )
+        self._check_shares()
         return self
+
+    def _check_shares(self) -> None:
+        counts = self.worker_counts
+        if not counts:
+            raise ValueError(
+                f"cluster.min_workers must be at most cluster.num_workers, got {self.cluster.min_workers} and "
+                f"{self.cluster.num_workers}"
+            )
+        step = math.lcm(*counts)
+        batch, views = self.training.global_batch, self.data.views_per_decode
+        if batch % step:
+            each = f"each number from cluster.min_workers={counts[0]} to " if len(counts) > 1 else ""
+            raise ValueError(
+                f"training.global_batch must be a multiple of {each}cluster.num_workers, got {batch} and {counts[-1]}; "
+                f"try training.global_batch={math.ceil(batch / step) * step}"
+            )
+        for share in (batch // workers for workers in counts):
+            if share % views:
+                raise ValueError(
+                    f"data.views_per_decode must divide the clips of one worker in one step, got {views} and {share}; "
+                    f"change it or training.global_batch"
+                )
 
 
 class TrainRun(Run):
@@ -176,6 +200,15 @@ class TrainRun(Run):
     def truth_grid(self) -> TokenGrid | None:
         """The grid on which training clips must come with their ground truth; None where nothing asks for it."""
         return truth_grid(self.masking, self.grid)
+
+    def settled(self, absolute: Callable[[str, str], str]) -> Self:
+        """Return the run with the path of the tokenizer that ranks its tokens, if one does, made absolute."""
+        importance = self.masking.importance
+        if not isinstance(importance, TokenizerImportanceConfig) or importance.checkpoint is None:
+            return self
+        place = absolute(importance.checkpoint, "masking.importance.checkpoint")
+        importance = importance.model_copy(update={"checkpoint": place})
+        return self.model_copy(update={"masking": self.masking.model_copy(update={"importance": importance})})
 
     def build_method(self, *, total_steps: int) -> MaskedAutoencoding:
         """Build the masked autoencoder and its sampler."""

@@ -1,17 +1,25 @@
-"""TokenizerRun: the run that trains LVMAE's adaptive tokenizer."""
+"""TokenizerRun: the run that trains LVMAE's adaptive tokenizer, and the tokenizer that a run left."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from tats_ray.config.run import Run
+import torch
+from pydantic import Field
+
+from tats_ray.config.files import read_run
+from tats_ray.config.run import NAME, Run
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.base import Method
 from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, tokenizer_flops
 from tats_ray.tokenizer.adversarial import LossConfig
-from tats_ray.tokenizer.model import TokenizerConfig
+from tats_ray.tokenizer.model import AdaptiveTokenizer, TokenizerConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
+from tats_ray.training.state import CheckpointError, checkpoint_identity, load_module, verify_checkpoint
+
+WEIGHTS = "tokenizer"
+"""The module of a checkpoint that holds the tokenizer."""
 
 
 class TokenizerRun(Run):
@@ -19,7 +27,7 @@ class TokenizerRun(Run):
 
     shaped_by = ("tokenizer", "losses")
 
-    name: str = "tokenizer"
+    name: str = Field(default="tokenizer", pattern=NAME)
     """Results lie under this name; an interrupted run of the same name is resumed."""
     optim: OptimConfig = OptimConfig(
         base_learning_rate=1e-4, base_min_learning_rate=0.0, weight_decay=0.0, betas=(0.0, 0.99)
@@ -76,3 +84,26 @@ class TokenizerRun(Run):
             )
         losses = self.losses.model_copy(update={"perceptual_weights": path})
         return self.model_copy(update={"losses": losses})
+
+
+def read_tokenizer(checkpoint: Path) -> tuple[AdaptiveTokenizer, TokenizerRun, str]:
+    """Return the tokenizer of a checkpoint in a run's folder, on the host and frozen, with its run and content hash.
+
+    Raises:
+        CheckpointError: It is damaged, holds no tokenizer, or another one than its record names.
+        ConfigError: run.yaml cannot be read, or is of another kind of run.
+    """
+    verify_checkpoint(checkpoint)
+    recorded = checkpoint_identity(checkpoint).get(WEIGHTS)
+    if recorded is None:
+        raise CheckpointError(f"checkpoint {checkpoint} holds no tokenizer; name a run of pipelines/train_tokenizer.py")
+    run = read_run(checkpoint.parent.parent / "run.yaml", TokenizerRun)
+    with torch.random.fork_rng(devices=[]):  # drawn anew and replaced; the caller's stream goes on as if not
+        tokenizer = AdaptiveTokenizer(run.tokenizer, grid=run.grid)
+    load_module(checkpoint, WEIGHTS, tokenizer)
+    if tokenizer.content_hash() != recorded:
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint} is not the one that was recorded with it ({recorded[:12]}): its run.yaml "
+            f"was changed; restore it, or train the tokenizer again"
+        )
+    return tokenizer.eval().requires_grad_(False), run, recorded

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
@@ -13,6 +14,7 @@ import torch
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.data.clips import ClipConfig
+from tats_ray.data.code_rows import Coded
 from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, share_positions
@@ -41,6 +43,7 @@ class ShareSpec:
     rank: int = 0
     world_size: int = 1
     truth_grid: GridShape | None = None  # tokens of a clip, where clips are to come with their ground truth
+    codes: Path | None = None  # folder of cached codes, where clips are those that were encoded
 
     def __post_init__(self) -> None:
         if self.share % self.clip.views_per_decode:
@@ -72,9 +75,20 @@ def make_share(samples: Sequence[Sample], spec: ShareSpec) -> StepShare:
         video = np.stack([clip for _, clip in part]) if part else np.zeros((0, frames, size, size, 3), np.uint8)
         rows = torch.tensor([sample.position % spec.global_batch for sample, _ in part], dtype=torch.int64)
         truth = None if spec.truth_grid is None else _truth([sample for sample, _ in part], spec.truth_grid)
-        batches.append(ClipBatch(video=torch.from_numpy(video), row=rows, truth=truth))
+        coded = [sample.coded for sample, _ in part if sample.coded is not None]
+        batches.append(ClipBatch(video=torch.from_numpy(video), row=rows, truth=truth, **as_tensors(coded)))
     failures = [(sample.path, sample.reason) for sample in samples if sample.video is None]
     return StepShare(batches, failures, [sample.short for sample in samples if sample.video is not None])
+
+
+def as_tensors(coded: Sequence[Coded]) -> dict[str, torch.Tensor]:
+    """Return codes and importance of some clips as a :class:`ClipBatch` has them; nothing where there are none."""
+    if not coded:
+        return {}
+    return {
+        "codes": torch.from_numpy(np.stack([one.codes for one in coded]).astype(np.int64)),
+        "importance": torch.from_numpy(np.stack([one.importance for one in coded]).astype(np.float32)),
+    }
 
 
 def _truth(samples: Sequence[Sample], grid: GridShape) -> torch.Tensor:
@@ -130,6 +144,7 @@ def threaded_shares(
                     position=position,
                     decode=decode,
                     truth_grid=spec.truth_grid,
+                    codes=spec.codes,
                 )
             )
             if len(waiting) >= decodes_a_step * (steps_ahead + 1):

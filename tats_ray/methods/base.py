@@ -50,15 +50,18 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One clip as the method sees it, for pictures; arrays on the host."""
+    """One clip as the method sees it, for pictures; arrays on the host.
+
+    There is nothing to show of predictions that are no pixels.
+    """
 
     video: np.ndarray  # uint8 [frames, height, width, 3]
     grid: TokenGrid
     random_idx: np.ndarray  # [visible], drawn uniformly from the same clocks
     visible_idx: np.ndarray  # [visible], as the method draws them
     probability: np.ndarray | None  # [tokens]; None for a fixed rule
-    prediction: np.ndarray  # uint8 video: predicted patches alone, in normalised units around grey
-    restored: np.ndarray  # uint8 video: predictions with the true patch statistics, visible patches as they are
+    prediction: np.ndarray | None  # uint8 video: predicted patches alone, in normalised units around grey
+    restored: np.ndarray | None  # uint8 video: predictions with the true patch statistics, visible patches as they are
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ from tats_ray.masking.random_share import RandomShare, RandomShareConfig
 from tats_ray.masking.running_cell import RunningCell, RunningCellConfig
 from tats_ray.masking.targets import TargetRule
 from tats_ray.masking.tats import TATSConfig, TATSScorer
+from tats_ray.masking.tokenizer_importance import (
+    CachedImportance,
+    CachedImportanceConfig,
+    TokenizerImportance,
+    TokenizerImportanceConfig,
+)
 from tats_ray.masking.uniform_slices import UniformSlices, UniformSlicesConfig
 from tats_ray.masking.windowed import window_grid
 from tats_ray.methods.masked_autoencoder import Autoencoder, MaskedAutoencoding
@@ -30,6 +36,7 @@ from tats_ray.methods.sampler_updates import (
     SamplerUpdate,
     ToldScores,
 )
+from tats_ray.methods.targets import PixelsConfig, PredictionConfig, prediction_of
 from tats_ray.nn import cost
 from tats_ray.nn.cost import autoencoder_macs, block_macs, trajectory_block_macs
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
@@ -47,7 +54,7 @@ TargetConfig = Annotated[
     Field(discriminator="kind"),
 ]
 ImportanceConfig = Annotated[
-    NoImportanceConfig | ChangeConfig | EmbeddingDistanceConfig,
+    NoImportanceConfig | ChangeConfig | EmbeddingDistanceConfig | CachedImportanceConfig | TokenizerImportanceConfig,
     Field(discriminator="kind"),
 ]
 
@@ -65,6 +72,8 @@ class ModelConfig(BaseModel):
     """Frames of one token."""
     patch_size: int = Field(default=16, ge=1)
     """Pixels of a token's side."""
+    prediction: PredictionConfig = PixelsConfig()
+    """What the decoder predicts of a target token."""
     positions: PositionKind = "1d"
     """Fixed positions over the flattened grid as in VideoMAE (1d), or over time, rows and columns apart (3d)."""
 
@@ -128,6 +137,7 @@ def build_method(
     Raises:
         ValueError: A combination of settings that has no meaning; the message names the setting.
     """
+    prediction = prediction_of(model.prediction)
     encoder = VideoEncoder(
         model.encoder,
         patch_pixels=model.patch_pixels,
@@ -136,7 +146,7 @@ def build_method(
     decoder = MaskedDecoder(
         model.decoder,
         encoder_dim=model.encoder.embed_dim,
-        patch_pixels=model.patch_pixels,
+        patch_pixels=prediction.outputs(model.patch_pixels),
         positions=position_table(model.positions, grid, model.decoder.embed_dim),
     )
     update: SamplerUpdate
@@ -161,6 +171,7 @@ def build_method(
         mask_planner(masking, grid),
         update,
         importance=_importance(model, masking, grid=grid, encoder=encoder),
+        prediction=prediction,
         grid=grid,
         global_batch=global_batch,
         seed=seed,
@@ -220,6 +231,10 @@ def _importance(
             return Change(grid=grid, tubelet_size=model.tubelet_size)
         case EmbeddingDistanceConfig():
             return EmbeddingDistance(encoder.embed, grid=grid)
+        case CachedImportanceConfig():
+            return CachedImportance(grid=grid)
+        case TokenizerImportanceConfig():
+            return TokenizerImportance(grid=grid)
         case never:
             assert_never(never)
 
@@ -238,7 +253,12 @@ def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGri
     planner = mask_planner(masking, grid)
     tokens, visible = grid.num_tokens, planner.rule.count
     autoencoder = autoencoder_macs(
-        model.encoder, model.decoder, visible=visible, target=planner.target.count, patch_pixels=model.patch_pixels
+        model.encoder,
+        model.decoder,
+        visible=visible,
+        target=planner.target.count,
+        patch_pixels=model.patch_pixels,
+        outputs=prediction_of(model.prediction).outputs(model.patch_pixels),
     )
     match masking.visible:
         case RandomConfig() | TubeConfig() | FrameDifferenceConfig() | OracleConfig() | PoolConfig():
@@ -281,6 +301,7 @@ def training_kept_bytes(model: ModelConfig, masking: MaskingConfig, *, grid: Tok
         visible=planner.rule.count,
         target=planner.target.count,
         patch_pixels=model.patch_pixels,
+        outputs=prediction_of(model.prediction).outputs(model.patch_pixels),
         width=width,
     )
     embed = width * tokens * model.patch_pixels

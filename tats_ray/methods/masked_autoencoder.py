@@ -22,11 +22,12 @@ from tats_ray.masking.plan import MaskPlan, hidden_tokens
 from tats_ray.masking.planner import MaskPlanner
 from tats_ray.methods.averages import Averages
 from tats_ray.methods.base import HeldOut, Snapshot, Stepper
-from tats_ray.methods.reconstruction import token_error, weighted_mean
+from tats_ray.methods.reconstruction import weighted_mean
 from tats_ray.methods.sampler_updates import SamplerUpdate
+from tats_ray.methods.targets import PixelPrediction, Prediction
 from tats_ray.nn.decoder import MaskedDecoder
 from tats_ray.nn.encoder import VideoEncoder
-from tats_ray.nn.patches import denormalize, normalized_patches, patchify, take_tokens, unpatchify
+from tats_ray.nn.patches import denormalize, patchify, take_tokens, unpatchify
 
 COMMON_MASK_RATIO = 0.9
 """Of the random masks on which all runs are measured alike, whatever their own ratio and sampler."""
@@ -36,7 +37,7 @@ GREY, CONTRAST = 0.5, 0.2
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; predicts the target tokens' normalised patches from the visible ones."""
+    """Encoder and decoder; predicts something of the target tokens, such as their pixels, from the visible ones."""
 
     def __init__(self, encoder: VideoEncoder, decoder: MaskedDecoder) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, patches: Tensor, visible_idx: Tensor, target_idx: Tensor) -> Tensor:
-        """Return predictions ``[batch, target, pixels]`` for uint8 ``patches`` ``[batch, tokens, pixels]``."""
+        """Return predictions ``[batch, target, outputs]`` for uint8 ``patches`` ``[batch, tokens, pixels]``."""
         return self.decoder(self.encoder(patches, visible_idx), visible_idx, target_idx)
 
 
@@ -58,6 +59,7 @@ class MaskedAutoencoding:
         update: SamplerUpdate,
         *,
         importance: Importance | None = None,
+        prediction: Prediction | None = None,
         grid: TokenGrid,
         global_batch: int,
         seed: int,
@@ -67,6 +69,7 @@ class MaskedAutoencoding:
         self.planner = planner
         self.update = update
         self.importance = importance
+        self.prediction = prediction or PixelPrediction()
         self.grid = grid
         self.global_batch = global_batch
         self.seed = seed
@@ -123,7 +126,7 @@ class MaskedAutoencoding:
                 scores = self.update.score(patches, batch.truth)
                 plan = self.plan(batch, patches, scores, step=step)
             prediction = self.predict(patches, plan.visible_idx, plan.target_idx)
-        error = token_error(prediction, normalized_patches(take_tokens(patches, plan.target_idx)))
+        error = self.prediction.error(prediction, batch, patches, plan.target_idx)
         loss = weighted_mean(error, plan.target_weight)
         joint = self.update.joint_loss(plan, scores, error)
         stepper.accumulate("autoencoder", (loss if joint is None else loss + joint).sum())
@@ -205,7 +208,8 @@ class MaskedAutoencoding:
     @torch.no_grad()
     def snapshot(self, held_out: HeldOut) -> Snapshot:
         """Return the first held-out clip, its random and its drawn tokens, and its reconstruction."""
-        batch, clocks = ClipBatch(held_out.batch.video[:1], held_out.batch.row[:1]), held_out.clocks[:1]
+        batch, clocks = held_out.batch.take(torch.arange(1, device=held_out.clocks.device)), held_out.clocks[:1]
+        pixels = isinstance(self.prediction, PixelPrediction)
         patches = patchify(batch.video, self.grid)
         mover = held_out.truth.get("mover")
         tubelet_size = batch.video.shape[1] // self.grid.time
@@ -215,7 +219,7 @@ class MaskedAutoencoding:
             scores = self.scores(patches, None if mover is None else mover[:1])
             importance = None if self.importance is None else self.importance(batch, patches)
             visible_idx, _ = self.planner.visible(scores, clocks, importance)
-            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks):
+            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks) if pixels else ():
                 where = target_idx[:, :, None].expand_as(prediction)
                 alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
                 restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
@@ -225,8 +229,8 @@ class MaskedAutoencoding:
             random_idx=random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values[0].cpu().numpy(),
             visible_idx=visible_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
-            prediction=_picture(alone, self.grid, tubelet_size=tubelet_size),
-            restored=_picture(restored, self.grid, tubelet_size=tubelet_size),
+            prediction=_picture(alone, self.grid, tubelet_size=tubelet_size) if pixels else None,
+            restored=_picture(restored, self.grid, tubelet_size=tubelet_size) if pixels else None,
         )
 
     def state_dict(self) -> dict[str, object]:
@@ -251,11 +255,12 @@ class MaskedAutoencoding:
     def _random_mask_errors(self, held_out: HeldOut, *, count: int) -> tuple[Tensor, Tensor]:
         """Return the tokens that are hidden when ``count`` random ones are visible, and their errors."""
         found = []
-        videos, clocks = (part.split(_CLIPS_AT_ONCE) for part in (held_out.batch.video, held_out.clocks))
-        for video, noise in zip(videos, clocks, strict=True):
-            patches, visible_idx = patchify(video, self.grid), random_tokens(noise, count=count).sort(dim=1).values
+        for some in torch.arange(len(held_out.batch), device=held_out.clocks.device).split(_CLIPS_AT_ONCE):
+            batch, noise = held_out.batch.take(some), held_out.clocks[some]
+            patches = patchify(batch.video, self.grid)
+            visible_idx = random_tokens(noise, count=count).sort(dim=1).values
             parts = [
-                (idx, token_error(prediction, normalized_patches(take_tokens(patches, idx))))
+                (idx, self.prediction.error(prediction, batch, patches, idx))
                 for idx, prediction in self.hidden_in_parts(patches, visible_idx, noise)
             ]
             found.append(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))

@@ -54,7 +54,13 @@ def block_macs(num_tokens: int, *, dim: int, mlp_ratio: float = 4.0, context: in
 
 
 def autoencoder_macs(
-    encoder: EncoderConfig, decoder: DecoderConfig, *, visible: int, target: int, patch_pixels: int
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    *,
+    visible: int,
+    target: int,
+    patch_pixels: int,
+    outputs: int | None = None,
 ) -> AutoencoderMacs:
     """One clip through encoder and decoder.
 
@@ -64,13 +70,14 @@ def autoencoder_macs(
         visible: Tokens that the encoder sees. Only they are projected, so the clip's other tokens cost nothing here.
         target: Tokens that the decoder predicts.
         patch_pixels: Values of one patch.
+        outputs: Values predicted for a target token; those of a patch by default.
     """
     return AutoencoderMacs(
         embed=visible * patch_pixels * encoder.embed_dim,
         encoder=_stack_macs(encoder, num_tokens=visible),
         bridge=visible * encoder.embed_dim * decoder.embed_dim,
         decoder=_stack_macs(decoder, num_tokens=visible + target, context=visible),
-        head=target * decoder.embed_dim * patch_pixels,
+        head=target * decoder.embed_dim * (outputs or patch_pixels),
     )
 
 
@@ -102,7 +109,14 @@ def block_kept_bytes(num_tokens: int, *, dim: int, width: int, mlp_ratio: float 
 
 
 def autoencoder_kept_bytes(
-    encoder: EncoderConfig, decoder: DecoderConfig, *, visible: int, target: int, patch_pixels: int, width: int
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    *,
+    visible: int,
+    target: int,
+    patch_pixels: int,
+    width: int,
+    outputs: int | None = None,
 ) -> int:
     """One clip through encoder, decoder and error; arguments as for :func:`autoencoder_macs`.
 
@@ -111,7 +125,7 @@ def autoencoder_kept_bytes(
     embed = width * visible * patch_pixels
     bridge = (_FLOAT32 + width) * visible * encoder.embed_dim
     head = (_FLOAT32 + width) * target * decoder.embed_dim
-    gap = _FLOAT32 * target * patch_pixels
+    gap = _FLOAT32 * target * (outputs or patch_pixels)
     stacks = _stack_kept_bytes(encoder, num_tokens=visible, width=width)
     stacks += _stack_kept_bytes(decoder, num_tokens=visible + target, context=visible, width=width)
     return embed + stacks + bridge + head + gap

@@ -12,6 +12,7 @@ from tats_ray.data.decode import Decode, decode_views
 from tats_ray.data.manifest import VideoRecord
 from tats_ray.data.source import DecodeError
 from tats_ray.data.views import Crops
+from tats_ray.tracking.store import without_credentials
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,5 @@ def decode_record(record: VideoRecord, layout: ViewLayout, *, decode: Decode = d
     try:
         clips = load_view_clips(record, layout.clip, segments=layout.segments, crops=layout.crops, decode=decode)
     except DecodeError as error:
-        return Views(None, reason=error.reason)
+        return Views(None, reason=without_credentials(error.reason))
     return Views(np.stack([clip.video for clip in clips]), held=clips[0].held)

@@ -1,23 +1,27 @@
 """Whether the swept knobs of a trial can act, asked before it starts, and whether they did, asked when it is over."""
 
+import math
 from collections.abc import Collection, Iterator
 from typing import assert_never
 
 from tats_ray.config.overrides import flatten
 from tats_ray.config.run import TrainRun
+from tats_ray.masking.adamae import AdaMAEConfig
 from tats_ray.masking.tats import TATSConfig
+from tats_ray.rl.choice import WITH_CLIP_VALUE
 from tats_ray.sweeping.trials import Trial
 
 SAMPLER = "masking.visible."
 KIND = f"{SAMPLER}kind"
 PPO = f"{SAMPLER}ppo."
+REWARD = f"{SAMPLER}reward."
 CLIP = f"{PPO}clip_eps"
 POLICY_ON = "sampler/policy_on_step"
 CLIPFRAC = "ppo/clipfrac"
 LEAST_CLIPFRAC = 0.01
 """A clip range that fewer ratios than this share ever leave is as good as none."""
 
-_TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in ("ppo.", "switch.", "objective", "embed_dim"))
+_TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in TATSConfig.model_fields.keys() - AdaMAEConfig.model_fields.keys())
 
 
 def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = None) -> str | None:
@@ -33,7 +37,8 @@ def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = 
     if not of_sampler or _kind(trial, of_sampler, kind) != "tats":
         return None  # other samplers draw from the first step on
     steps = trial.metrics.get("step", trial.curve[-1].step if trial.curve else 0)
-    if not trial.metrics.get(POLICY_ON, steps) < steps:
+    was_on = trial.metrics.get(POLICY_ON, steps) < steps
+    if not was_on and CLIPFRAC not in trial.metrics:  # ratios are measured of a policy that is on alone
         few = _few(of_sampler)
         return f"its sampler was never on in {steps:.0f} steps, so it trained on random masks, without effect of {few}"
     if CLIP not in knobs:
@@ -63,7 +68,7 @@ def why_it_cannot_act(run: TrainRun, swept_paths: Collection[str]) -> str | None
             return f"{path} is no knob of this trial, whose {KIND} is {visible.kind}"
     reasons = list(_of_schedule(run))
     if isinstance(visible, TATSConfig):
-        reasons += [*_of_ppo(visible), *_of_switch(run, visible)]
+        reasons += [*_of_ppo(visible), *_of_reward(visible), *_of_switch(run, visible)]
     return next(
         (f"{path} cannot act: {reason}" for path in swept_paths for named, reason in reasons if path.startswith(named)),
         None,
@@ -93,10 +98,33 @@ def _of_ppo(config: TATSConfig) -> Iterator[tuple[str, str]]:
                 f"with a single update a rollout ({PPO}update_epochs=1, {PPO}rollout_steps=1) the ratio is always 1",
             )
         yield f"{PPO}target_kl", f"it ends an update between its passes, and {PPO}update_epochs=1 is one pass"
+    if ppo.update_epochs == 2 and ppo.rollout_steps == 1:
+        yield (
+            f"{PPO}target_kl",
+            f"with {PPO}rollout_steps=1 the first pass is one step, before which nothing has diverged, and the second "
+            f"is the last ({PPO}update_epochs=2)",
+        )
     if config.objective == "regress":
         yield CLIP, f"{SAMPLER}objective=regress has no ratio, so nothing is clipped"
     if config.objective == "surrogate":
         yield f"{PPO}temperature", f"{SAMPLER}objective=surrogate has no entropy, so the temperature has no part in it"
+
+
+def _of_reward(config: TATSConfig) -> Iterator[tuple[str, str]]:
+    """Yield what only a part of the reward reads that is not there."""
+    reward = config.reward
+    if reward.error != "noise-weighted":
+        yield f"{REWARD}noise", f"{REWARD}error={reward.error} does not ask for the noise"
+    if reward.critic == "trained":
+        return
+    no_critic = f"with {REWARD}critic=constant and {SAMPLER}objective={config.objective} nothing that learns reads it"
+    if config.objective in WITH_CLIP_VALUE:  # these are taught by whole clips; tokens' errors teach the critic alone
+        yield f"{REWARD}error", no_critic
+        yield f"{REWARD}noise", no_critic
+    else:
+        yield f"{PPO}value_coef", no_critic
+    if config.objective != "withheld":
+        yield f"{REWARD}log_weight_cap", no_critic
 
 
 def _of_switch(run: TrainRun, config: TATSConfig) -> Iterator[tuple[str, str]]:
@@ -108,8 +136,9 @@ def _of_switch(run: TrainRun, config: TATSConfig) -> Iterator[tuple[str, str]]:
     total, every, switch = run.training.steps, run.training.validate_every, config.switch
     if total is None or (run.init is not None and run.init_takes == "training"):
         return
-    by_limit = switch.policy_by * total
-    earliest = 2 * every if by_limit <= 2 * every else 3 * every
+    explains = config.reward.critic == "trained"  # a constant critic never does, so the step limit alone decides
+    by_limit = max(2, math.ceil(switch.policy_by * total / every)) * every
+    earliest = min(by_limit, 3 * every) if explains else by_limit
     if earliest + config.ppo.rollout_steps > total:
         yield (
             SAMPLER,
@@ -127,6 +156,8 @@ def _of_switch(run: TrainRun, config: TATSConfig) -> Iterator[tuple[str, str]]:
             f"{SAMPLER}switch.explained_variance",
             f"{SAMPLER}switch.policy_by={switch.policy_by:g} starts the policy no later than the criterion can",
         )
+    if not explains and switch.explained_variance >= 0:
+        yield f"{SAMPLER}switch.explained_variance", f"with {REWARD}critic=constant nothing is ever explained"
 
 
 def _kind(trial: Trial, of_sampler: Collection[str], kind: str | None) -> str | None:

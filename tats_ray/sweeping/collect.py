@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from tats_ray.sweeping.acting import CLIPFRAC, POLICY_ON
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import read_metric
@@ -12,7 +13,6 @@ from tats_ray.training.state import checkpoint_measured, latest_checkpoint
 from tats_ray.worker import SUMMARY
 
 FLOPS = "throughput/flops"
-CLIPFRAC = "ppo/clipfrac"
 
 
 def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
@@ -31,8 +31,11 @@ def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
     handle = replace(parent, run_id=trial.run_id)
     flops = dict(read_metric(handle, FLOPS))
     curve = [Point(step, flops[step], value) for step, value in read_metric(handle, metric) if step in flops]
-    clipped = [value for _, value in read_metric(handle, CLIPFRAC)]
-    metrics = {**_measured(Path(trial.folder)), **({CLIPFRAC: fmean(clipped)} if clipped else {})}
+    metrics = _measured(Path(trial.folder))
+    if POLICY_ON not in metrics and (switched := read_metric(handle, POLICY_ON)):
+        metrics[POLICY_ON] = switched[0][1]  # of one that a scheduler stopped, which has no summary
+    if clipped := [value for _, value in read_metric(handle, CLIPFRAC)]:
+        metrics[CLIPFRAC] = fmean(clipped)
     return replace(trial, metrics=metrics, curve=curve)
 
 
@@ -41,4 +44,4 @@ def _measured(folder: Path) -> dict[str, float]:
     if summary.exists():
         return json.loads(summary.read_text())
     checkpoint = latest_checkpoint(folder / "checkpoints")
-    return {} if checkpoint is None else checkpoint_measured(checkpoint)
+    return {} if checkpoint is None else dict(checkpoint_measured(checkpoint))

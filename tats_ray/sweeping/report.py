@@ -1,7 +1,6 @@
 """The page of a sweep: what may be said first, then the ranking, charts, the best run, and every trial."""
 
-import csv
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,34 +11,18 @@ from jinja2 import Environment, PackageLoader
 from tats_ray.config.files import to_yaml
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
-from tats_ray.sweeping.ranking import At, Configuration, LeftOut, Mode, Ranking, rank
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.ranking import Configuration, LeftOut, Ranking, rank
+from tats_ray.sweeping.tables import write_summary, write_trials
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.sweeping.verdict import described, sentences, shown, with_spread
 from tats_ray.tracking.base import RunHandle
-from tats_ray.tracking.store import run_page
+from tats_ray.tracking.store import run_page, without_credentials
 from tats_ray.tracking.sweep_charts import Dot, coordinates_chart, cost_chart, knobs_chart
 
 T = TypeVar("T")
 
 _NAMED_KNOBS = 3  # so many can stand in a legend
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a sweep asked."""
-
-    name: str
-    metric: str
-    mode: Mode
-    base: TrainRun
-    """Each trial is this run with its knobs and its seed."""
-    knobs: Sequence[str]
-    """Dotted paths, in the order in which they are shown."""
-    logarithmic: Collection[str] = ()
-    """Those whose domains are logarithmic."""
-    at: At = "steps"
-    shown: Sequence[str] = ()
-    """Further metrics in the table."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +58,7 @@ def write_report(
         parent: Record of the sweep, beside which the trials' lie; links lead there where a server keeps it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trials = list(trials)
+    trials = [replace(one, reason=None if one.reason is None else without_credentials(one.reason)) for one in trials]
     ranking = rank(
         trials,
         metric=question.metric,
@@ -85,12 +68,13 @@ def write_report(
     )
     said = sentences(ranking)
     tables = folder / "trials.csv", folder / "summary.csv"
-    _write_trials(question, trials, ranking, tables[0])
-    _write_summary(question, ranking, tables[1])
+    write_trials(question, trials, ranking, tables[0])
+    write_summary(question, ranking, tables[1])
     best = folder / "best.yaml" if ranking.best is not None else None
     if best is not None and ranking.best is not None:
         best.write_text(_best_yaml(question, ranking.best))
     charts = _charts(question, ranking, folder)
+    rows = [_row(question, one, parent) for one in ranking.configurations]
     content = {
         "question": question,
         "said": said,
@@ -98,12 +82,13 @@ def write_report(
         "headings": [_heading(knob, question.knobs) for knob in question.knobs],
         "metric": _heading(question.metric.replace("/", "."), ()),
         "shown": [_heading(name.replace("/", "."), ()) for name in question.shown],
-        "rows": [_row(question, one, parent) for one in ranking.configurations],
+        "rows": rows,
+        "several_steps": len({row["step"] for row in rows}) > 1,
         "left_out": _left_out_rows(ranking, parent),
         "charts": [(chart.name, title) for chart, title in charts],
         "best": None if best is None else best.read_text(),
         "changed": "" if ranking.best is None else described(ranking.best.knobs),
-        "facts": facts,
+        "facts": {name: without_credentials(text) for name, text in facts.items()},
     }
     pages = Environment(
         loader=PackageLoader("tats_ray.sweeping"),
@@ -121,7 +106,9 @@ def write_report(
 def best_run(question: Question, best: Configuration) -> TrainRun:
     """Return the first trial of a configuration as a run of its own: same knobs, same seed, same start."""
     seed = next(iter(best.scores))
-    return change(question.base, [*best.knobs.items(), ("seed", seed), ("name", f"{question.name}-best")])
+    start = question.starts.get(seed, question.base.init)
+    own = [("seed", seed), ("init", start), ("name", f"{question.name}-best")]
+    return change(question.base, [*best.knobs.items(), *own])
 
 
 def _best_yaml(question: Question, best: Configuration) -> str:
@@ -133,7 +120,7 @@ def _best_yaml(question: Question, best: Configuration) -> str:
     ]
     if run.init is not None:
         lines.append("It starts from the checkpoint that the sweep's trials started from; init=null starts anew.")
-    return "".join(f"# {line}\n" for line in lines) + to_yaml(run)
+    return "".join(f"# {line}\n" for line in lines) + without_credentials(to_yaml(run))
 
 
 def _charts(question: Question, ranking: Ranking, folder: Path) -> list[tuple[Path, str]]:
@@ -246,54 +233,3 @@ def _heading(path: str, knobs: Sequence[str]) -> str:
     tails = [".".join(parts[-number:]) for number in range(1, len(parts) + 1)]
     others = [other.removesuffix(".kind") for other in knobs if other != path]
     return next((tail for tail in tails if not any(other.endswith(f".{tail}") for other in others)), tails[-1])
-
-
-def _write_trials(question: Question, trials: Sequence[Trial], ranking: Ranking, path: Path) -> None:
-    """Write a row for each trial, numbers in full, in the order in which they were declared."""
-    counted = {trial.name: (one.rank, point) for one in ranking.configurations for trial, point in one.scores.values()}
-    left_out = {one.trial.name: one for one in ranking.left_out}
-    extra = list(dict.fromkeys(name for trial in trials for name in trial.metrics if name != question.metric))
-    at = [question.metric, "at_step", "at_flops"]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "status", "rank", *question.knobs, "seed", *at, *extra, "reason", "folder", "run_id"])
-        for trial in trials:
-            rank_of, point = counted.get(trial.name, ("", None))
-            left = left_out.get(trial.name)
-            values = ["", "", ""] if point is None else [point.value, point.step, point.flops]
-            writer.writerow(
-                [
-                    trial.name,
-                    left.how if left else trial.status,
-                    rank_of,
-                    *(trial.knobs.get(knob, "") for knob in question.knobs),
-                    trial.seed,
-                    *values,
-                    *(trial.metrics.get(name, "") for name in extra),
-                    left.reason if left else trial.reason or "",
-                    trial.folder or "",
-                    trial.run_id or "",
-                ]
-            )
-
-
-def _write_summary(question: Question, ranking: Ranking, path: Path) -> None:
-    """Write a row for each ranked configuration, best first, numbers in full."""
-    seeds = sorted({seed for one in ranking.configurations for seed in one.scores})
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        names = [f"seed_{seed}" for seed in seeds]
-        writer.writerow(["rank", *question.knobs, "mean", "spread", "seeds", *names, "stopped_at", "left_out"])
-        for one in ranking.configurations:
-            writer.writerow(
-                [
-                    one.rank,
-                    *(one.knobs.get(knob, "") for knob in question.knobs),
-                    one.mean,
-                    "" if one.spread is None else one.spread,
-                    len(one.scores),
-                    *(one.values.get(seed, "") for seed in seeds),
-                    "" if one.stopped_at is None else one.stopped_at,
-                    "; ".join(f"{left.trial.name}: {left.reason}" for left in one.left_out),
-                ]
-            )

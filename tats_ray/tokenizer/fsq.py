@@ -77,10 +77,17 @@ class FSQ(nn.Module):
         Raises:
             ValueError: A number is none of a code.
         """
+        return (self.level(index) - self.middle).float() / self.middle
+
+    def level(self, index: Tensor) -> Tensor:
+        """Return which level each dimension has, int64 ``[..., dimensions]`` from 0, of numbers of codes.
+
+        Raises:
+            ValueError: A number is none of a code.
+        """
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.size:
             raise ValueError(
                 f"index must lie in 0 to {self.size - 1}, got {int(index.min())} to {int(index.max())}: these are "
                 f"codes of other levels than {self.levels.tolist()}"
             )
-        level = index.unsqueeze(-1).div(self.strides, rounding_mode="floor") % self.levels
-        return (level - self.middle).float() / self.middle
+        return index.unsqueeze(-1).div(self.strides, rounding_mode="floor") % self.levels

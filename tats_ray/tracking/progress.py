@@ -33,6 +33,8 @@ class ProgressState:
     """Since this process began to train."""
     stage: str
     """What is being trained, in a word: "random", "critic", "policy"."""
+    failed_clips: int = 0
+    """Clips that could not be decoded, from the start of the run."""
 
 
 class ProgressBar:

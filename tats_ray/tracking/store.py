@@ -16,7 +16,8 @@ from tats_ray.tracking.base import RunHandle, TrackingError
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https", "databricks")
 # A database password may hold a slash; elsewhere a slash ends the authority, and an @ behind it belongs to a path.
-_USERINFO = re.compile(r"(\b(?:postgresql|mysql|mssql)[+\w]*://)\S*@|(?<=://)[^/\s]*@")
+# A URI that was taken for a path has one slash.
+_USERINFO = re.compile(r"(\b(?:postgresql|mysql|mssql)[+\w]*://)\S*@|(\b[a-z][a-z0-9+.-]*:/{1,2})[^/\s]*@", re.I)
 # What opens a signed or shared address of an object store.
 _QUERY = re.compile(
     r"([?&](?:x-amz-\w[\w-]*|x-goog-\w[\w-]*|sig|signature|token|access_token|password)=)[^&\s\"']+", re.I
@@ -117,7 +118,7 @@ def ui_command(uri: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Strip ``user:password@`` and the values of signatures and tokens from every URI in a text."""
-    return _QUERY.sub(r"\1...", _USERINFO.sub(r"\1", text))
+    return _QUERY.sub(r"\1...", _USERINFO.sub(r"\1\2", text))
 
 
 def _checked(uri: str, *, named: str) -> str:

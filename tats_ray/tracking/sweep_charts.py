@@ -10,14 +10,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from tats_ray.tracking.chart_file import COLOURS, GREY, head, plain, save, shortened
 from tats_ray.tracking.charts import Points
+from tats_ray.tracking.knob_scale import FEW, Scale, hashable
 
 _COLUMNS = 3
-_FEW = 8  # distinct values, so many have room for a tick each
-_WIDE = 30.0  # a knob whose largest value is this many times its smallest is drawn on a logarithmic axis
 _FAR = 4.0  # times the distance between the quartiles; what is beyond lies at the edge
 _GOLDEN = 0.618  # its multiples spread dots evenly in any order
 _LEGEND = 5
@@ -34,50 +33,6 @@ class Dot:
     value: float
     best: bool = False
     """Whether it is of the best configuration, which is drawn in a colour of its own."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How the values of a knob are laid out on an axis."""
-
-    kind: Literal["linear", "log", "named"]
-    values: Sequence[Any]
-    """The distinct ones, in order."""
-
-    @staticmethod
-    def of(values: Collection[Any], *, logarithmic: bool) -> "Scale":
-        """Lay out the values of all configurations.
-
-        Numbers lie by size, logarithmically where asked or wide apart. A few that come again and again are from a list:
-        they have a place each, as names have, in their order.
-        """
-        distinct = list(dict.fromkeys(_hashable(value) for value in values))
-        listed = len(distinct) <= _FEW and len(values) >= 2 * len(distinct)
-        if listed or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
-            return Scale("named", sorted(distinct, key=_name_order))
-        numbers = sorted(distinct)
-        log = numbers[0] > 0 and (logarithmic or numbers[-1] >= _WIDE * numbers[0])
-        return Scale("log" if log else "linear", numbers)
-
-    def position(self, value: Any) -> float:
-        """Return where a value lies, from 0 to 1."""
-        if self.kind == "named":
-            return (self.values.index(_hashable(value)) + 0.5) / len(self.values)
-        low, high, at = (math.log(x) if self.kind == "log" else x for x in (self.values[0], self.values[-1], value))
-        return 0.5 if high == low else (at - low) / (high - low)
-
-    @property
-    def ticks(self) -> Mapping[float, str]:
-        """Names by position: of all values where they are few, else round numbers between the ends."""
-        shown = self.values
-        if len(shown) > _FEW and self.kind != "named":
-            low, high = shown[0], shown[-1]
-            if self.kind == "linear":
-                found = MaxNLocator(4).tick_values(low, high)
-            else:
-                found = LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)).tick_values(low, high)
-            shown = [value for value in found if low <= value <= high]
-        return {self.position(value): shortened(_text(value), room=18) for value in shown}
 
 
 def knobs_chart(
@@ -214,10 +169,10 @@ def cost_chart(curves: Sequence[tuple[str, Points]], path: Path, *, metric: str)
 
 def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, limits: tuple[float, float]) -> None:
     low, high = limits
-    few = len(scale.values) <= _FEW
+    few = len(scale.values) <= FEW
     groups: dict[Any, list[Dot]] = {}
     for dot in dots:
-        groups.setdefault(_hashable(dot.knobs[knob]), []).append(dot)
+        groups.setdefault(hashable(dot.knobs[knob]), []).append(dot)
     room = 0.5 / len(scale.values) if few else 0.0
     for value, group in groups.items():
         middle = scale.position(value)
@@ -229,7 +184,7 @@ def _draw_panel(axes: Axes, dots: Sequence[Dot], *, knob: str, scale: Scale, lim
             y = min(max(dot.value, low), high)
             axes.plot(
                 middle + beside, y, marker=marker, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0,
-                zorder=3 + dot.best, clip_on=not beyond,
+                zorder=3 + dot.best, clip_on=not beyond, in_layout=False,
             )  # fmt: skip
         if few and len(group) > 1:
             mean = min(max(float(np.mean([dot.value for dot in group])), low), high)
@@ -267,25 +222,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     low, high = float(near.min()), float(near.max())
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _name_order(value: Any) -> tuple[int, float, str]:
-    """Sort nothing first, then numbers by size, then names."""
-    if value is None:
-        return 0, 0.0, ""
-    if isinstance(value, int | float):
-        return 1, float(value), ""
-    return 2, 0.0, str(value)
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _last(path: str) -> str:

@@ -365,5 +365,6 @@ class _Pace:
                     mfu=self.rates["throughput/mfu"],
                     seconds=time.monotonic() - self.began,
                     stage=self.job.method.stage,
+                    failed_clips=self.state.failed_clips,
                 )
             )

@@ -25,7 +25,8 @@ def sheets(snapshot: Snapshot | RebuiltSnapshot) -> Mapping[str, Mapping[str, Vi
     """Return the rows of each sheet by its name."""
     if isinstance(snapshot, RebuiltSnapshot):
         return {"reconstruction": rebuilt_rows(snapshot)}
-    return {"tokens": token_rows(snapshot), "reconstruction": reconstruction_rows(snapshot)}
+    sheets = {"tokens": token_rows(snapshot), "reconstruction": reconstruction_rows(snapshot)}
+    return {name: rows for name, rows in sheets.items() if rows}
 
 
 def rebuilt_rows(snapshot: RebuiltSnapshot) -> dict[str, Video]:
@@ -53,7 +54,9 @@ def token_rows(snapshot: Snapshot) -> dict[str, Video]:
 
 
 def reconstruction_rows(snapshot: Snapshot) -> dict[str, Video]:
-    """Return the prediction alone, with the true patch statistics, and the original."""
+    """Return the prediction alone, with the true patch statistics, and the original; nothing if it is no pixels."""
+    if snapshot.prediction is None or snapshot.restored is None:
+        return {}
     return {
         "prediction alone": snapshot.prediction,
         "with true patch statistics": snapshot.restored,

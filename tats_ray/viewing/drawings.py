@@ -67,6 +67,8 @@ def draw_reconstruction(shown: Video, looks: Mapping[str, Look]) -> Drawing:
     side = max(seen.snapshot.video.shape[1] for seen in looks.values())
     rows = {"original": _resized(next(iter(looks.values())).snapshot.video, side)}
     for name, seen in looks.items():
+        assert seen.snapshot.prediction is not None  # look.py opens no others
+        assert seen.snapshot.restored is not None
         rows[f"{name}: prediction alone"] = _resized(seen.snapshot.prediction, side)
         rows[f"{name}: with true patch statistics"] = _resized(seen.snapshot.restored, side)
     lines = [

@@ -90,6 +90,8 @@ def open_trained(path: Path) -> Trained:
             "a run prints its folder when it ends"
         )
     run = read_run(folder / _RUN_FILE)
+    if run.model.prediction.kind != "pixels":
+        raise ValueError(f"{path} predicts {run.model.prediction.kind}, which are no pixels to look at")
     return Trained(folder.parent.name, folder.name, checkpoint_step(checkpoint), run, _load(run, checkpoint))
 
 

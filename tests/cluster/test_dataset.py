@@ -62,7 +62,7 @@ def test_a_worker_that_keeps_frames_streams_what_tasks_would(videos: Manifest, m
     monkeypatch.setattr(train, "ray_shares", None)
     data = DATA.model_copy(update={"cache": "memory", "cache_gib": 1.0})
     run = TrainRun.model_construct(data=data, cluster=ClusterConfig(num_workers=1, decode_cpus=2))
-    with train._decoders(run) as shares_of:
+    with train._decoders(run, workers=1) as shares_of:
         kept = list(shares_of(videos, spec_of(range(5))))
     assert_same(kept, threaded_shares(videos, spec_of(range(5)), threads=1))
 

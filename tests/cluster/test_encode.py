@@ -13,7 +13,7 @@ import torch
 
 from tats_ray.cluster import encode
 from tats_ray.cluster.encode import EncodeParts, encode_on_ray
-from tats_ray.data.codes import part_file
+from tats_ray.data.code_rows import part_file
 from tats_ray.data.manifest import Manifest
 from tats_ray.encoding import EncodedData, Encoding, EncodingConfig, FrozenTokenizer, encode_here, plan
 from tats_ray.probing import decoding, parts

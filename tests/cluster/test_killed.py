@@ -28,6 +28,8 @@ from tats_ray.worker import run_alone
 SCRIPT = Path(__file__).parents[1] / "killing.py"
 KILLING = runpy.run_path(str(SCRIPT))
 STEPS = 8
+ASKED_SECONDS = 300.0
+"""When to give up on a signal; a few are enough."""
 RunOf = Callable[..., TrainRun]
 
 pytestmark = pytest.mark.ray
@@ -160,7 +162,8 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
 
         def progress(self: RayContext, state: ProgressState) -> None:
             begun.touch()
-            while state.step == left - 1 and not self.stopping():
+            until = time.monotonic() + ASKED_SECONDS
+            while state.step == left - 1 and not self.stopping() and time.monotonic() < until:
                 time.sleep(0.01)
 
         RayContext.progress = progress  # type: ignore[method-assign]
@@ -168,7 +171,8 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
         train._worker(config)
 
     def interrupt() -> None:
-        while not begun.exists():
+        until = time.monotonic() + ASKED_SECONDS
+        while not begun.exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -1,6 +1,8 @@
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -30,6 +32,20 @@ def test_machines_that_do_not_see_the_results_are_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "touch", lambda self: None)  # so that what is asked for is not to be found
     assert machines_without(tmp_path / "new") == [here["NodeManagerAddress"]]
     assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.ray
+def test_a_local_ray_listens_on_the_loopback_interface_only() -> None:
+    ray.get(ray.remote(num_cpus=0)(lambda: None).remote())  # a worker listens as well
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    open_ports = {
+        (process.name(), socket_.laddr.ip)
+        for process in ours
+        for socket_ in process.net_connections("tcp")
+        if socket_.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in open_ports} >= {"gcs_server", "raylet"}
+    assert {(name, ip) for name, ip in open_ports if not ip_address(ip.removeprefix("::ffff:")).is_loopback} == set()
 
 
 class _Elsewhere:

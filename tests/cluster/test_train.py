@@ -2,8 +2,10 @@
 
 import csv
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tats_ray.cluster.dataset import ray_shares
 from tats_ray.cluster.train import check_cluster, check_fits, run_on_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, TrainRun
+from tats_ray.data.config import DataConfig
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, split_held_out
@@ -95,6 +98,11 @@ def outcome_weights(outcome: Outcome) -> dict[str, torch.Tensor]:
         # Two workers of two fit, and then no machine has a whole CPU left.
         (ClusterConfig(num_workers=2, cpus_per_worker=2), [{"CPU": 2.5}, {"CPU": 2.5}], r"Ray has 2.5 \+ 2.5;"),
         (ClusterConfig(), [], r"and Ray has ;"),
+        (
+            ClusterConfig(num_workers=4, min_workers=2),
+            [{"CPU": 2.0}],
+            r"cluster.min_workers=2 .*needs 3 CPUs .* has 2;",
+        ),
         (ClusterConfig(num_workers=2, use_gpu=True), [{"CPU": 8.0, "GPU": 1.0}], r"needs 2 GPUs, .* has 1 GPUs with 8"),
         # GPUs enough, but on a machine without the CPUs beside them.
         (
@@ -122,6 +130,27 @@ def test_workers_and_decoding_may_lie_on_several_machines() -> None:
     two = ClusterConfig(num_workers=2, cpus_per_worker=2)
     assert check_fits(two, [{"CPU": 2.0}, {"CPU": 3.0}]) is False
     assert check_fits(two, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 1.0}]) is True
+
+
+def test_an_elastic_run_needs_room_for_the_fewest_workers_only() -> None:
+    elastic = ClusterConfig(num_workers=4, min_workers=2, cpus_per_worker=2)
+    assert check_fits(elastic, [{"CPU": 2.0}, {"CPU": 3.0}]) is False
+    assert check_fits(elastic, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 1.0}]) is True
+
+
+@pytest.mark.parametrize(("workers", "by"), [(1, "tasks"), (2, "children")])
+def test_an_elastic_run_that_fills_the_cluster_decodes_in_its_workers(
+    monkeypatch: pytest.MonkeyPatch, workers: int, by: str
+) -> None:
+    """Tasks would wait for ever for a CPU that none of the workers gives back."""
+    monkeypatch.setattr(train, "node_resources", lambda: [{"CPU": 1.0}, {"CPU": 1.5}])
+    monkeypatch.setattr(train, "ray_shares", "tasks")
+    monkeypatch.setattr(train, "partial", lambda function, **_: function)
+    monkeypatch.setattr(train, "own_decoders", lambda run, *, threads: nullcontext("children"))
+    monkeypatch.setattr(train.ray.train, "get_context", lambda: SimpleNamespace(get_local_world_size=lambda: 1))
+    run = TrainRun.model_construct(data=DataConfig(), cluster=ClusterConfig(num_workers=2, min_workers=1))
+    with train._decoders(run, workers=workers) as found:
+        assert found == by
 
 
 @pytest.mark.ray
@@ -197,8 +226,8 @@ def test_files_that_fail_on_one_rank_only_keep_nobody_waiting(
 
 
 @pytest.mark.ray
-def test_more_workers_than_cpus_is_said_before_anything_is_recorded(
-    manifest: Manifest, results: Path, run_of: RunOf
+def test_a_cluster_that_cannot_train_the_run_is_told_before_anything_is_recorded(
+    manifest: Manifest, results: Path, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(manifest, "many", **{"cluster.num_workers": 4})
     with pytest.raises(
@@ -206,6 +235,11 @@ def test_more_workers_than_cpus_is_said_before_anything_is_recorded(
     ):
         conduct(run, run_on_ray, check=check_cluster)
     assert not (results / "many").exists()
+    monkeypatch.setattr(train, "machines_without", lambda folder: ["10.0.0.7"])
+    run = run_of(manifest, "blind")
+    with pytest.raises(RunFailedError, match=rf"results={results} is not seen by 10\.0\.0\.7, .* machines .* share"):
+        conduct(run, run_on_ray, check=check_cluster)
+    assert not (results / "blind").exists()
 
 
 @pytest.mark.ray
@@ -228,7 +262,7 @@ def test_an_error_that_a_user_must_read_is_told_as_it_is(
         raise DataLossError("too much is lost")
 
     monkeypatch.setattr(train, "make_trainer", InThisProcess)
-    monkeypatch.setattr(train, "RayContext", lambda board: LocalContext(torch.device("cpu")))
+    monkeypatch.setattr(train, "RayContext", lambda board, run: LocalContext(torch.device("cpu")))
     monkeypatch.setattr(train, "run_training", lose)
     with pytest.raises(RunFailedError, match=r"^too much is lost$"):
         conduct(run_of(manifest, "lost"), run_on_ray)

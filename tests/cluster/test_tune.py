@@ -1,4 +1,4 @@
-"""Sweeps of tiny runs: what becomes of trials that end well, fail or are killed, and of a sweep that is interrupted."""
+"""Sweeps of tiny runs: what becomes of trials that end well, fail or are lost, and of a sweep that is interrupted."""
 
 import csv
 import os
@@ -16,14 +16,25 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray import tune
 
+from tats_ray.cluster import sweep_start
 from tats_ray.cluster import tune as sweeps
-from tats_ray.cluster.tune import SearchSpace, SweepResult, concurrent_trials, sweep, warm_checkpoint
+from tats_ray.cluster.search_space import SearchSpace
+from tats_ray.cluster.sweep_start import warm_checkpoint
+from tats_ray.cluster.trial import SweepTrial
+from tats_ray.cluster.tune import SweepResult, sweep
+from tats_ray.config.error import ConfigError
+from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
 from tats_ray.run_folder import read_status
+from tats_ray.sweeping.journal import Journal, Options
+from tats_ray.training.state import checkpoints
 
 METRIC = "validation/random_mask_error"
-GOOD, FAILING, KILLED = 0.05, 1e30, 0.06
-"""Learning rates: one to learn with, one that no weight survives, and one whose trial's process is killed."""
+RATE = "optim.base_learning_rate"
+GOOD, FAILING, KILLED, LOST, REFUSED = 0.05, 1e30, 0.06, 0.07, -1.0
+"""Learning rates: one to learn with, one that no weight survives, one whose process is killed at each step of Tune's,
+one whose process is killed once, and one that there cannot be."""
+SEEDS = (0, 1)
 WARM_UP = {"training.steps": 2}
 START_SECONDS = 400
 """When to give up on a process of its own; 30 are enough for it alone."""
@@ -31,13 +42,11 @@ SCRIPT = """
 import signal
 import sys
 from ray import tune
+from tats_ray.cluster.search_space import SearchSpace
 from tats_ray.cluster.sweep_command import main
-from tats_ray.cluster.tune import SearchSpace
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-domains = {"optim.base_learning_rate": tune.grid_search([0.05, 0.06])}
-fixed = {"training.steps": 100_000, "training.picture_every": 100_000}
-warm_up = {"training.steps": 2}
-space = SearchSpace(NAME, "tiny", "validation/random_mask_error", "min", domains, fixed=fixed, warm_up=warm_up)
+domains = {"training.steps": tune.choice(STEPS)}
+space = SearchSpace(NAME, "tiny", "validation/random_mask_error", "min", domains)
 sys.exit(main(space, description="A sweep that is interrupted."))
 """
 
@@ -62,39 +71,45 @@ def client(results: Path) -> MlflowClient:
 
 
 @pytest.fixture(scope="module")
-def swept(
-    results: Path,
-    local_ray: None,
-    small_run: Callable[..., TrainRun],
-    write_manifest: Callable[[Path], Path],
-) -> Swept:
-    """Three trials from one warm checkpoint: one ends well, one fails, one loses its process."""
-    knobs = {"cluster.num_workers": 1, "cluster.max_failures": 0, "training.steps": 4, "optim.max_skipped_steps": 0}
-    run = small_run("base", manifest=write_manifest(results / "videos"), results=results, knobs=knobs)
+def run_of(
+    results: Path, small_run: Callable[..., TrainRun], write_manifest: Callable[[Path], Path]
+) -> Callable[..., TrainRun]:
+    manifest = write_manifest(results / "videos")
+
+    def make(**knobs: object) -> TrainRun:
+        own = {"cluster.num_workers": 1, "cluster.max_failures": 1, "optim.max_skipped_steps": 0}
+        named = {name.replace("__", "."): value for name, value in knobs.items()}
+        return small_run("base", manifest=manifest, results=results, knobs={**own, **named})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def swept(local_ray: None, run_of: Callable[..., TrainRun]) -> Swept:
+    """Two seeds from a warm checkpoint each, of five configurations."""
+    run = run_of(training__steps=4)
     space = SearchSpace(
         name="rates",
         recipe="tiny",
         metric=METRIC,
         mode="min",
-        domains={"optim.base_learning_rate": tune.grid_search([FAILING, KILLED, GOOD])},
+        domains={RATE: tune.grid_search([FAILING, KILLED, LOST, GOOD, REFUSED])},
         fixed={"optim.warmup_share": 0.0},
         warm_up=WARM_UP,
     )
 
-    def doomed(config: dict[str, Any], **rest: Any) -> None:
-        """Runs in a trial's process, where the patch ends with it."""
-        from tats_ray.cluster import tune as sweeps
-
-        def die(_: object) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if config["optim.base_learning_rate"] == KILLED:
-            sweeps.fit_quietly = die
-        sweeps._trial(config, **rest)
+    class Doomed(SweepTrial):
+        def step(self) -> dict[str, Any]:
+            rate, last = self._planned.knobs[RATE], getattr(self, "_last", {})
+            once = self._sweep.folder / f"lost-{self._planned.name}"
+            if "checkpoint" in last and (rate == KILLED or (rate == LOST and not once.exists())):
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "_trial", doomed)
-        return Swept(space, run, sweep(space, run))
+        patch.setattr(sweeps, "SweepTrial", Doomed)
+        return Swept(space, run, sweep(space, run, Options(seeds=SEEDS)))
 
 
 def children(client: MlflowClient, parent_run_id: str) -> list[Run]:
@@ -103,80 +118,201 @@ def children(client: MlflowClient, parent_run_id: str) -> list[Run]:
 
 
 def rate(run: Run) -> float:
-    return float(run.data.params["optim.base_learning_rate"])
+    return float(run.data.params[RATE])
+
+
+def steps_of(client: MlflowClient, run_id: str, metric: str) -> list[int]:
+    """In the order in which they were recorded."""
+    return [point.step for point in client.get_metric_history(run_id, metric)]
 
 
 @pytest.mark.ray
 def test_a_trial_that_fails_or_is_killed_ends_no_other(swept: Swept, client: MlflowClient) -> None:
-    first, *rest = swept.result.trials
-    assert (first.knobs["optim.base_learning_rate"], first.error) == (GOOD, None)
-    assert first.metrics["step"] == 4
-    assert {trial.knobs["optim.base_learning_rate"] for trial in rest} == {FAILING, KILLED}
-    assert all(trial.error for trial in rest)
+    ended = {(trial.knobs[RATE], trial.seed): trial.status for trial in swept.result.trials}
+    statuses = {FAILING: "failed", KILLED: "failed", LOST: "finished", GOOD: "finished", REFUSED: "refused"}
+    assert ended == {(rate, seed): status for rate, status in statuses.items() for seed in SEEDS}
     parent = client.get_run(swept.result.handle.run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["tats.folder"] == str(swept.result.table.parent)
-    ended = {rate(run): run.info.status for run in children(client, parent.info.run_id)}
-    assert ended == {GOOD: "FINISHED", FAILING: "FAILED", KILLED: "KILLED"}
+    assert parent.data.tags["tats.folder"] == str(swept.result.folder)
+    found = [(rate(run), run.info.status) for run in children(client, parent.info.run_id)]
+    wanted = [(GOOD, "FINISHED"), (LOST, "FINISHED"), (FAILING, "FAILED"), (KILLED, "KILLED")]
+    assert sorted(found) == sorted(wanted * len(SEEDS))
+
+
+@pytest.mark.ray
+def test_seeds_of_a_configuration_are_one_row_with_mean_and_spread(swept: Swept) -> None:
+    ranked = swept.result.report.ranking.configurations
+    assert sorted(one.knobs[RATE] for one in ranked) == [GOOD, LOST]
+    assert all(sorted(one.scores) == list(SEEDS) and one.spread for one in ranked)
+    with swept.result.report.summary.open() as file:
+        assert len(list(csv.DictReader(file))) >= 2
+
+
+@pytest.mark.ray
+def test_a_lost_trial_goes_on_from_its_checkpoint_and_repeats_no_point(swept: Swept, client: MlflowClient) -> None:
+    (lost, *_) = (trial for trial in swept.result.trials if trial.knobs[RATE] == LOST)
+    assert (swept.result.folder / f"lost-{lost.name}").exists()
+    assert lost.run_id is not None
+    assert [point.step for point in lost.curve] == [1, 2, 3, 4]
+    assert steps_of(client, lost.run_id, "reconstruction/loss") == [1, 2, 3, 4]
+    assert Path(lost.folder or "").name == "0001"
 
 
 @pytest.mark.ray
 def test_why_a_trial_failed_stands_in_the_table_and_in_its_run(swept: Swept, client: MlflowClient) -> None:
-    with swept.result.table.open() as file:
-        rows = {float(row["optim.base_learning_rate"]): row for row in csv.DictReader(file)}
-    assert rows.keys() == {GOOD, FAILING, KILLED}
-    assert float(rows[GOOD][METRIC]) == next(iter(swept.result.trials)).metrics[METRIC]
-    assert rows[GOOD]["error"] == ""
-    (failed,) = (run for run in children(client, swept.result.handle.run_id) if rate(run) == FAILING)
-    reason = failed.data.tags["tats.error"]
-    assert "not finite" in reason
-    assert rows[FAILING]["error"].endswith(reason)
-    assert [file.path for file in client.list_artifacts(swept.result.handle.run_id, "sweep")] == ["sweep/trials.csv"]
+    reasons = {(trial.knobs[RATE], trial.seed): str(trial.reason) for trial in swept.result.trials}
+    for run in children(client, swept.result.handle.run_id):
+        if rate(run) in (FAILING, KILLED):
+            assert run.data.tags["tats.error"] == reasons[rate(run), int(run.data.params["seed"])]
+    assert "not finite" in reasons[FAILING, 0]
+    assert "died" in reasons[KILLED, 0]
+    assert RATE in reasons[REFUSED, 0]
+    with swept.result.report.trials.open() as file:
+        text = file.read()
+    assert "not finite" in text
+    kept = {file.path for file in client.list_artifacts(swept.result.handle.run_id, "sweep")}
+    assert {"sweep/trials.csv", "sweep/sweep.html", "sweep/best.yaml"} <= kept
 
 
 @pytest.mark.ray
-def test_the_warm_checkpoint_is_trained_once(
+def test_the_best_configuration_is_a_run_that_can_be_started(swept: Swept) -> None:
+    assert swept.result.report.best is not None
+    best = read_run(swept.result.report.best)
+    assert best.optim.base_learning_rate in (GOOD, LOST)
+    assert best.training.steps == 4
+
+
+@pytest.mark.ray
+def test_the_warm_checkpoint_is_trained_once_for_each_seed(
     swept: Swept, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began = {run.data.params["init"] for run in children(client, swept.result.handle.run_id)}
-    monkeypatch.setattr(sweeps, "conduct", lambda *_, **__: pytest.fail("it was trained again"))
-    found = warm_checkpoint(swept.space, swept.run)
-    assert {str(found)} == began
-    assert found.name == f"step_{WARM_UP['training.steps']:08d}"
+    began = {run.data.params["seed"]: run.data.params["init"] for run in children(client, swept.result.handle.run_id)}
+    monkeypatch.setattr(sweep_start, "conduct", lambda *_, **__: pytest.fail("it was trained again"))
+    for seed in SEEDS:
+        found = warm_checkpoint(swept.space, swept.run.model_copy(update={"seed": seed}))
+        assert str(found) == began[str(seed)]
+        assert found.name == f"step_{WARM_UP['training.steps']:08d}"
+    assert len(set(began.values())) == len(SEEDS)
+
+
+@pytest.mark.ray
+def test_what_cannot_fit_is_pruned_before_it_starts(
+    swept: Swept, run_of: Callable[..., TrainRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_start, "_memory", lambda run: 1000.0)
+    space = SearchSpace("large", "tiny", METRIC, "min", domains={RATE: tune.choice([GOOD])})
+    (trial,) = sweep(space, run_of(training__steps=4)).trials
+    assert trial.status == "pruned"
+    assert "needs at least" in str(trial.reason)
+    assert trial.folder is None
+
+
+@pytest.mark.ray
+def test_asha_stops_the_worse_half(
+    local_ray: None, run_of: Callable[..., TrainRun], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "concurrent_trials", lambda run, cpus: 1)  # so that each is judged by those before it
+    rates = [0.05, 1e-6, 1e-7]
+    space = SearchSpace("halving", "tiny", METRIC, "min", domains={RATE: tune.choice(rates)})
+    result = sweep(space, run_of(training__steps=8), Options(scheduler="asha"))
+    statuses = {trial.knobs[RATE]: trial.status for trial in result.trials}
+    assert statuses == {0.05: "finished", 1e-6: "stopped", 1e-7: "stopped"}
+    for trial in result.trials:
+        assert trial.run_id is not None
+        status = client.get_run(trial.run_id).info.status
+        assert status == ("FINISHED" if trial.status == "finished" else "KILLED")
+        if trial.status == "stopped":
+            assert trial.reason == "asha stopped it at step 2"
+            assert client.get_run(trial.run_id).data.tags["tats.stopped"] == trial.reason
+            assert read_status(Path(trial.folder or ""))["status"] == "KILLED"
+            assert max(steps_of(client, trial.run_id, METRIC)) < 8
+
+
+@pytest.mark.ray
+def test_a_clone_takes_weights_and_knobs_over(
+    local_ray: None, run_of: Callable[..., TrainRun], client: MlflowClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = SearchSpace("population", "tiny", METRIC, "min", domains={RATE: tune.loguniform(1e-9, 0.1)})
+    run = run_of(training__steps=16, training__keep_checkpoints=20)
+    result = sweep(space, run, Options("random", "pbt", trials=2))
+    journal = Journal(result.folder)
+    cloned = {trial.name: journal.segments(trial.name) for trial in result.trials if journal.segments(trial.name)}
+    assert cloned
+    assert all(trial.status == "finished" for trial in result.trials)
+    by_name = {trial.name: trial for trial in result.trials}
+    for name, segments in cloned.items():
+        clone, segment = by_name[name], segments[-1]
+        assert clone.run_id is not None
+        donor = by_name[segment.donor]
+        donor_rate = read_run(Path(donor.folder or "") / "run.yaml").optim.base_learning_rate
+        assert segment.knobs[RATE] != donor_rate or len(journal.segments(segment.donor)) > 0
+        assert clone.knobs[RATE] == segment.knobs[RATE]
+        folders = sorted(Path(clone.folder or "").parent.glob("[0-9]*"))
+        assert len(folders) == len(segments) + 1
+        own = read_run(folders[-1] / "run.yaml")
+        assert (own.optim.base_learning_rate, own.init) == (segment.knobs[RATE], segment.start)
+        for file in ("autoencoder.safetensors", "tats.safetensors"):
+            donors = [
+                found / file
+                for folder in Path(donor.folder or "").parent.glob("[0-9]*")
+                for found in checkpoints(folder / "checkpoints")
+                if found.name == f"step_{segment.step:08d}"
+            ]
+            assert (Path(segment.start) / file).read_bytes() in [path.read_bytes() for path in donors]
+        assert min(int(folder.name.removeprefix("step_")) for folder in checkpoints(folders[-1] / "checkpoints")) > (
+            segment.step
+        )
+        steps = steps_of(client, clone.run_id, METRIC)
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 16
+        assert client.get_metric_history(clone.run_id, "sweep/segment")[-1].value == len(folders)
+        tags = client.get_run(clone.run_id).data.tags
+        assert f"from trial {segment.donor} at step {segment.step}" in tags[f"tats.segment.{len(folders)}"]
+    assert "goes on from trial" in capfd.readouterr().err
+
+
+def interrupted(name: str, steps: list[int], base: TrainRun, when: str, number: signal.Signals) -> tuple[int, str]:
+    """Run a sweep in a process of its own, and send it a signal when a file exists."""
+    assert base.results is not None
+    results = Path(base.results)
+    (results / f"{name}.json").write_text(base.model_dump_json())  # JSON is YAML
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    script = SCRIPT.replace("NAME", repr(name)).replace("STEPS", repr(steps))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "--config", results / f"{name}.json"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        began = time.monotonic()
+        while not list(results.glob(when)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() - began < START_SECONDS
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=START_SECONDS)
+    return process.returncode, said
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("number", "status", "begun"),
     [
-        (signal.SIGINT, 130, "{name}-0001-*/0001/checkpoints/step_*"),  # trials are being trained
+        (signal.SIGINT, 130, "{name}-0001-000/0001/checkpoints/step_*"),  # trials are being trained
         (signal.SIGTERM, 143, "{name}/0001/tune"),  # none has begun
     ],
 )
 def test_an_interrupted_sweep_ends_as_killed_with_all_its_trials(
-    swept: Swept, client: MlflowClient, results: Path, number: signal.Signals, status: int, begun: str
+    run_of: Callable[..., TrainRun], client: MlflowClient, number: signal.Signals, status: int, begun: str
 ) -> None:
     name = f"by-{number.name.lower()}"
-    (results / "base.json").write_text(swept.run.model_dump_json())  # JSON is YAML
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.replace("NAME", repr(name)), "--config", results / "base.json"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        began = time.monotonic()
-        while not list(results.glob(begun.format(name=name))):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() - began < START_SECONDS
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=START_SECONDS)
-    assert process.returncode == status, said
+    run = run_of(training__picture_every=None)
+    code, said = interrupted(name, [100_000, 100_001], run, begun.format(name=name), number)
+    assert code == status, said
     assert "Traceback" not in said
     (parent,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.`tats.kind` = 'sweep' and tags.`tats.sweep` = '{name}-0001'",
+        f"tags.`tats.sweep` = '{name}-0001' and tags.`tats.kind` = 'sweep'",
     )
     assert parent.info.status == "KILLED"
     trials = children(client, parent.info.run_id)
@@ -186,10 +322,38 @@ def test_an_interrupted_sweep_ends_as_killed_with_all_its_trials(
         assert trials
 
 
-@pytest.mark.parametrize(("workers", "cpus", "trials"), [(1, 4.0, 2), (1, 2.0, 1), (3, 4.0, 1), (1, 1.0, 1)])
-def test_no_more_trials_at_once_than_the_cluster_can_train(
-    small_run: Callable[..., TrainRun], workers: int, cpus: float, trials: int
+@pytest.mark.ray
+def test_a_sweep_whose_driver_was_killed_goes_on(
+    local_ray: None, run_of: Callable[..., TrainRun], client: MlflowClient
 ) -> None:
-    knobs = {"cluster.num_workers": workers, "training.global_batch": 12}
-    run = small_run("many", manifest=Path("/m"), results=Path("/r"), knobs=knobs)
-    assert concurrent_trials(run, cpus) == trials
+    """No finished trial runs again, no point is repeated, and the last trial, which had not begun, is trained."""
+    run = run_of(training__validate_every=25, training__checkpoint_every=25, training__picture_every=None)
+    steps = [8, 400, 9]
+    space = SearchSpace("resumed", "tiny", METRIC, "min", domains={"training.steps": tune.choice(steps)})
+    when = "resumed-0001-001/0001/checkpoints/step_*25"
+    code, _ = interrupted("resumed", steps, run, when, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    journal = Journal(Path(str(run.results)) / "resumed" / "0001")
+    before = journal.settled()
+    assert "001" not in before
+    result = sweep(space, run, resume="resumed-0001")
+    assert [(trial.name, trial.status) for trial in result.trials] == [(f"00{n}", "finished") for n in range(3)]
+    for trial, wanted in zip(result.trials, steps, strict=True):
+        assert trial.metrics["step"] == wanted
+        assert trial.run_id is not None
+        assert Path(trial.folder or "").name == "0001"
+        recorded = steps_of(client, trial.run_id, "reconstruction/loss")
+        assert recorded == sorted(set(recorded))
+        assert recorded[-1] == wanted
+    assert client.get_run(result.handle.run_id).info.status == "FINISHED"
+    assert len(children(client, result.handle.run_id)) == 3
+
+
+def test_only_what_was_begun_can_be_resumed(run_of: Callable[..., TrainRun], swept: Swept) -> None:
+    with pytest.raises(ConfigError, match="there are: rates-0001"):
+        sweep(swept.space, swept.run, resume="rates-0007")
+    with pytest.raises(ConfigError, match=r"optim\.weight_decay was 0\.05, is 0\.1"):
+        sweep(swept.space, run_of(training__steps=4, optim__weight_decay=0.1), resume="rates-0001")
+    other = SearchSpace("rates", "tiny", METRIC, "min", domains={RATE: tune.choice([GOOD])}, fixed=swept.space.fixed)
+    with pytest.raises(ConfigError, match="the domains were"):
+        sweep(other, swept.run, resume="rates-0001")

@@ -45,3 +45,20 @@ def test_one_path_is_recorded_as_it_was_given():
 def test_what_is_no_manifest_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         change(recipe("tiny"), [parse_override(f"data.manifest={text}")])
+
+
+@pytest.mark.parametrize(
+    ("batch", "fewest", "message"),
+    [
+        (8, 5, r"cluster\.min_workers must be at most cluster\.num_workers, got 5 and 4"),
+        (8, 2, r"multiple of each number from cluster\.min_workers=2 to cluster\.num_workers, .*global_batch=12"),
+        (9, None, r"must be a multiple of cluster\.num_workers, got 9 and 4; try training\.global_batch=12"),
+    ],
+)
+def test_every_number_of_workers_must_divide_the_batch(batch, fewest, message):
+    knobs = [("training.global_batch", batch), ("cluster.num_workers", 4), ("cluster.min_workers", fewest)]
+    with pytest.raises(ConfigError, match=message):
+        change(recipe("tiny"), knobs)
+    assert list(change(recipe("tiny"), [("training.global_batch", 12), *knobs[1:2]]).worker_counts) == [4]
+    elastic = change(recipe("tiny"), [("training.global_batch", 12), *knobs[1:2], ("cluster.min_workers", 2)])
+    assert list(elastic.worker_counts) == [2, 3, 4]

@@ -9,6 +9,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -136,7 +137,7 @@ class Services:
             capture_output=True,
             text=True,
             check=check,
-            timeout=900,
+            timeout=1800,
         )
 
 
@@ -282,6 +283,7 @@ def ray_nodes(services: Services) -> Iterator[None]:
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_worker_niceness": "0",  # with Ray's 15 a worker starts for minutes beside anything else
         "PLANTED_API_KEY": services.passwords["PLANTED_API_KEY"],
         # A server behind a proxy asks for a name and a password, and people write both into the address.
         "MLFLOW_TRACKING_URI": services.mlflow.replace("//", f"//someone:{services.passwords['PLANTED_PASSWORD']}@"),
@@ -308,7 +310,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """All servers, up and answering."""
     names = ("postgres", "s3", "mlflow", "gcs", "dashboard", "metrics", "node_metrics", "autoscaler_metrics")
     names += ("dashboard_metrics", "client", "head_agent", "node_agent", "prometheus")
-    secret = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "GRAFANA_PASSWORD")
+    secret = ("POSTGRES_PASSWORD", "S3_SECRET_KEY", "RAY_AUTH_TOKEN", "GRAFANA_PASSWORD")
     scratch = Path(tempfile.mkdtemp(prefix="tats_"))
     scratch.chmod(0o755)  # PostgreSQL's user passes through
     services = Services(
@@ -318,6 +320,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         passwords={name: secrets.token_hex(24) for name in (*secret, "PLANTED_API_KEY", "PLANTED_PASSWORD")},
     )
     (services.folder / "shared").mkdir()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a test run that is ended ends its servers
     try:
         with postgres(services), store(services), mlflow_server(services), ray_nodes(services):
             yield services

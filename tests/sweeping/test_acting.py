@@ -1,6 +1,7 @@
 """Knobs that cannot act, and knobs that did not."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import pytest
@@ -8,16 +9,21 @@ import torch
 
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.data.batches import ClipBatch
+from tats_ray.methods.averages import Averages
+from tats_ray.methods.ppo_update import PPOUpdate
 from tats_ray.recipes import recipe
-from tats_ray.rl.choice import ObjectiveName, objective_of
-from tats_ray.rl.objective import Estimate
-from tats_ray.rl.rollout import Rollout
+from tats_ray.rl.choice import ObjectiveName
 from tats_ray.sweeping.acting import inactive_reason, why_it_cannot_act
 from tats_ray.sweeping.trials import Point, Trial
+from tats_ray.training.context import LocalContext
+from tats_ray.training.stepper import GradientStepper
+from tats_ray.worker import build, make_trainables
 
 VISIBLE = "masking.visible."
 PPO = f"{VISIBLE}ppo."
 CLIP = f"{PPO}clip_eps"
+REWARD = f"{VISIBLE}reward."
 
 
 def ended(knobs: dict[str, Any], **metrics: float) -> Trial:
@@ -30,6 +36,12 @@ def test_a_sampler_that_was_never_on() -> None:
     assert "never on in 200 steps" in (inactive_reason(ended(knobs), knobs) or "")
     assert "temperature" in (inactive_reason(ended(knobs, sampler__policy_on_step=200.0), knobs) or "")
     assert inactive_reason(ended(knobs, sampler__policy_on_step=199.0), knobs) is None
+
+
+def test_a_sampler_that_another_run_switched_on() -> None:
+    """A run that takes over a training whose policy is on logs no switch; but it has ratios."""
+    knobs = {f"{PPO}temperature": 0.5}
+    assert inactive_reason(ended(knobs, ppo__clipfrac=0.0), knobs) is None
 
 
 def test_knobs_of_others_act_without_a_sampler() -> None:
@@ -80,42 +92,84 @@ def test_a_single_update_a_rollout_has_no_ratio() -> None:
         assert why_it_cannot_act(tats(**several), [CLIP]) is None
 
 
-def test_a_kl_stop_needs_a_second_pass() -> None:
-    one_pass = tats(**{f"{PPO}update_epochs": 1, f"{PPO}rollout_steps": 4})
-    assert "one pass" in (why_it_cannot_act(one_pass, [f"{PPO}target_kl"]) or "")
-    assert why_it_cannot_act(tats(**{f"{PPO}update_epochs": 2}), [f"{PPO}target_kl"]) is None
+@pytest.mark.parametrize(
+    ("epochs", "steps", "acts"), [(1, 4, False), (2, 1, False), (2, 2, True), (3, 1, True), (1, 1, False)]
+)
+def test_a_kl_stop_needs_a_divergence_before_the_last_pass(epochs: int, steps: int, *, acts: bool) -> None:
+    knob = f"{PPO}target_kl"
+    run = small(**{f"{PPO}update_epochs": epochs, f"{PPO}rollout_steps": steps})
+    one, other = (trained(change(run, [(knob, value)])) for value in (1e-9, 1.0))
+    assert torch.equal(one, other) != acts
+    assert (why_it_cannot_act(run, [knob]) is None) == acts
 
 
-@pytest.mark.parametrize("objective", get_args(ObjectiveName))
-def test_refusals_are_what_the_objectives_do(objective: ObjectiveName) -> None:
-    """A knob is refused exactly where the loss and the logits of the objective do not depend on it."""
-    run = tats(**{f"{VISIBLE}objective": objective})
-    for knob, values in (("clip_eps", (0.01, 0.5)), ("temperature", (0.1, 2.0))):
-        outcomes = [_loss_and_logits(objective, run, **{knob: value}) for value in values]
-        depends = not all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
-        assert (why_it_cannot_act(run, [f"{PPO}{knob}"]) is None) == depends, knob
+VALUES: Mapping[str, tuple[object, object]] = {
+    f"{PPO}clip_eps": (0.001, 0.5),
+    f"{PPO}temperature": (0.1, 2.0),
+    f"{PPO}value_coef": (0.1, 2.0),
+    f"{PPO}target_kl": (1e-9, 1.0),
+    f"{REWARD}error": ("normalised", "raw"),
+    f"{REWARD}noise": (0.01, 0.5),
+    f"{REWARD}log_weight_cap": (0.01, 3.0),
+}
 
 
-def _loss_and_logits(name: ObjectiveName, run: TrainRun, **knobs: float) -> tuple[torch.Tensor, torch.Tensor]:
-    config = run.masking.visible.ppo.model_copy(update=knobs)  # type: ignore[union-attr]
-    objective = objective_of(name, config)
-    draw = torch.Generator().manual_seed(0)
-    actor, drawn, value = (torch.randn(3, 12, generator=draw) for _ in range(3))
-    order = torch.stack([torch.randperm(12, generator=draw) for _ in range(3)])
-    clip_value = torch.rand(3, generator=draw)
-    rollout = Rollout(
-        observation=torch.zeros(3, 1),
-        log_prob=drawn.log_softmax(1),
-        target_idx=order[:, 4:],
-        error=torch.rand(3, 8, generator=draw),
-        weight=torch.ones(3, 8),
-        order=order[:, :4],
-        clip_error=torch.rand(3, generator=draw),
+PAIRS = [(objective, critic) for objective in get_args(ObjectiveName) for critic in ("trained", "constant")]
+PAIRS.remove(("regress", "constant"))  # no such configuration
+
+
+@pytest.mark.parametrize(("objective", "critic"), PAIRS)
+def test_refusals_are_what_training_does(objective: ObjectiveName, critic: str) -> None:
+    """A knob is refused exactly where training with two of its values gives the same sampler, bit for bit."""
+    run = small(**{f"{VISIBLE}objective": objective, f"{REWARD}critic": critic})
+    for knob, values in VALUES.items():
+        one, other = (trained(change(run, [(knob, value)])) for value in values)
+        refused = all(why_it_cannot_act(change(run, [(knob, value)]), [knob]) is not None for value in values)
+        assert torch.equal(one, other) == refused, knob
+
+
+def test_the_noise_acts_where_it_is_asked_for() -> None:
+    run = small(**{f"{REWARD}error": "noise-weighted"})
+    one, other = (trained(change(run, [(f"{REWARD}noise", value)])) for value in (0.01, 0.5))
+    assert not torch.equal(one, other)
+    assert why_it_cannot_act(run, [f"{REWARD}noise"]) is None
+
+
+def small(**changes: Any) -> TrainRun:
+    shape = {
+        "data.num_frames": 4,
+        "data.crop_size": 16,
+        "model.patch_size": 4,
+        "model.encoder.embed_dim": 16,
+        "model.encoder.num_heads": 2,
+        "model.encoder.depth": 1,
+        "model.decoder.embed_dim": 16,
+        "training.global_batch": 4,
+        "training.micro_batch": 4,
+        f"{VISIBLE}embed_dim": 8,
+        f"{PPO}rollout_steps": 2,
+        f"{PPO}update_epochs": 2,
+        f"{PPO}learning_rate": 0.05,
+    }
+    return tats(**{**shape, **changes})
+
+
+def trained(run: TrainRun) -> torch.Tensor:
+    """Return the sampler's parameters after a few steps with its policy on."""
+    cpu = torch.device("cpu")
+    method = build(run, 10, cpu)
+    assert isinstance(method.update, PPOUpdate)
+    method.update.stage = "policy"
+    stepper = GradientStepper(
+        make_trainables(run, method, 10), LocalContext(cpu), precision="fp32", max_skipped_steps=0
     )
-    by = Estimate(rollout.log_prob, value, clip_value)
-    ((rollout,),) = objective.prepare([[objective.credit(rollout, by)]], lambda total, *, count: float(total) / count)
-    loss, _ = objective.loss(Estimate(actor.log_softmax(1), value, clip_value), rollout, temperature=config.temperature)
-    return loss, objective.logits(actor, value, temperature=config.temperature)
+    pixels = torch.Generator().manual_seed(0)
+    for step in range(4):
+        video = torch.randint(0, 256, (4, 4, 16, 16, 3), dtype=torch.uint8, generator=pixels)
+        video = (video * torch.rand(4, 4, 16, 16, 1, generator=pixels)).to(torch.uint8)  # of unlike contrast
+        stepper.begin_step(step + 1)
+        method.train_step([ClipBatch(video, torch.arange(4))], step=step, stepper=stepper, averages=Averages())
+    return torch.cat([parameter.detach().flatten() for parameter in method.update.scorer.parameters()])
 
 
 def test_knobs_of_another_kind() -> None:
@@ -145,6 +199,16 @@ def test_switches_that_are_thrown_anyway() -> None:
     assert "no later than" in (why_it_cannot_act(at_once, [explained]) or "")
     later = tats(**{f"{VISIBLE}switch.critic_by": 0.11, f"{VISIBLE}switch.policy_by": 0.31})
     assert why_it_cannot_act(later, [error, explained]) is None
+    constant = change(later, [(f"{REWARD}critic", "constant")])
+    assert "nothing is ever explained" in (why_it_cannot_act(constant, [explained]) or "")
+
+
+def test_a_constant_critic_leaves_the_switch_to_its_limit() -> None:
+    """The criterion could be met at step 60; the limit at the end."""
+    late = tats(training__validate_every=20, **{f"{VISIBLE}switch.policy_by": 0.99})
+    assert why_it_cannot_act(late, [f"{PPO}temperature"]) is None
+    constant = change(late, [(f"{REWARD}critic", "constant")])
+    assert "after step 200 at the earliest" in (why_it_cannot_act(constant, [f"{PPO}temperature"]) or "")
 
 
 def test_schedules_without_a_part() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.recipes import recipe
-from tats_ray.sweeping.report import Question, Report, write_report
+from tats_ray.sweeping.question import Question
+from tats_ray.sweeping.report import Report, write_report
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.sweeping.verdict import two_best
 from tats_ray.tracking.base import RunHandle
@@ -54,7 +56,14 @@ def made(folder: Path, trials: list[Trial] = TRIALS, parent: RunHandle | None = 
 def test_the_page_says_first_what_may_be_said_and_hides_no_trial(tmp_path: Path) -> None:
     report = made(tmp_path)
     page, text = report.html.read_text(), report.markdown.read_text()
-    parts = ["What may be said", "Configurations, best first", "knobs.png", "The best as a run", "Not ranked", "commit"]
+    parts = [
+        "What may be said",
+        "Configurations, best first",
+        "knobs.png",
+        "The best as a run",
+        "<h2>Not ranked",
+        "commit",
+    ]
     assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
     for one in TRIALS:
         assert (f'href="{one.folder}"' if one.folder else one.name) in page
@@ -62,7 +71,7 @@ def test_the_page_says_first_what_may_be_said_and_hides_no_trial(tmp_path: Path)
     assert "its disk <was> full" in text
     assert all(sentence in text for sentence in report.sentences)
     assert "seed 1 failed" in page
-    assert "d0 d1" in " ".join(page[page.index("Not ranked") :].split())  # seeds of one reason share a row
+    assert "d0 d1" in " ".join(page[page.index("<h2>Not ranked") :].split())  # seeds of one reason share a row
 
 
 def test_links_lead_to_a_server_where_there_is_one(tmp_path: Path) -> None:
@@ -98,6 +107,16 @@ def test_the_best_is_a_run_that_can_be_started_as_it_is(tmp_path: Path) -> None:
     knobs = [(RATE, 0.1), (RATIO, 0.9), (BETAS, [0.9, 0.95]), (FIXED, 0.1)]
     assert run == change(BASE, [*knobs, ("seed", 0), ("name", "rates-0001-best")])
     assert report.best.read_text().startswith("# Best configuration of rates-0001")
+
+
+def test_the_best_starts_where_its_own_seed_started(tmp_path: Path) -> None:
+    """The first seed of the best failed, and each seed has a warm-up of its own."""
+    starts = {0: "/store/warm/0000", 1: "/store/warm/0001"}
+    trials = [trial("a0", 0, 0.5), trial("b1", 1, 0.1, rate=0.1)]
+    report = write_report(replace(QUESTION, starts=starts), trials, tmp_path, facts={})
+    assert report.best is not None
+    run = read_run(report.best)
+    assert (run.seed, run.init) == (1, "/store/warm/0001")
 
 
 def test_charts_are_small_and_leave_out_what_does_not_vary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +160,16 @@ def test_a_sweep_without_a_result_still_has_a_page(tmp_path: Path) -> None:
     assert not (tmp_path / "best.yaml").exists()
     assert "No trial counts" in report.html.read_text()
     assert "91 GiB" in report.html.read_text()
+
+
+def test_no_file_holds_a_password(tmp_path: Path) -> None:
+    uri = "postgresql://me:hunter2@host/runs"
+    failed = Trial("c1", TRIALS[4].knobs, 1, "failed", f"cannot reach {uri}")
+    secretive = replace(QUESTION, base=change(BASE, [("tracking.uri", uri)]))
+    facts = {"command": f"python a.py tracking.uri={uri}"}
+    report = write_report(secretive, [*TRIALS[:4], failed], tmp_path, facts=facts, parent=RunHandle(uri, "a", "b"))
+    assert "postgresql://host/runs" in report.html.read_text()
+    assert all(b"hunter2" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tats_ray.config.files import to_yaml
@@ -11,8 +12,8 @@ from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.data.listing import list_sources
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.probe import probe_record
-from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.recipes import tokenizer_recipe
+from tats_ray.tracking.video_file import write_mp4
 from tats_ray.training.state import capture, write_checkpoint
 from tats_ray.worker import build
 
@@ -57,8 +58,12 @@ def save_tokenizer(results: Path, *, seed: int = 0) -> Path:
 
 
 def write_videos(folder: Path, *, count: int = 5, frames: int = 14) -> Path:
-    """Make videos wider than high; return their manifest."""
-    make_videos(folder, SyntheticConfig(num_videos=count, frames=frames, size=32))
+    """Make videos of noise that drifts, half as wide again as high; return their manifest."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 24, 3), dtype=np.uint8)
+        wide = noise.repeat(4, axis=0).repeat(4, axis=1)
+        write_mp4([wide[:, frame : frame + 48] for frame in range(frames)], folder / f"{number}.mp4", fps=12)
     path = folder / "videos.parquet"
     Manifest.of([probe_record(source, label=None) for source, _ in list_sources(folder)]).write(path)
     return path

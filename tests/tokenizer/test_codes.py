@@ -14,11 +14,21 @@ import pytest
 import torch
 
 from pipelines.encode_clips import main
+from tats_ray.cluster.decode_task import decode_rows
+from tats_ray.config.error import ConfigError
+from tats_ray.config.run import TrainRun
 from tats_ray.data.clips import ClipConfig, cut_clips, load_center_clip
-from tats_ray.data.codes import ABOUT, SCHEMA, CodeCache, CodesError, Cut, part_file
+from tats_ray.data.code_rows import ABOUT, SCHEMA, CodesError, Cut, part_file
+from tats_ray.data.codes import CodeCache
+from tats_ray.data.guard import GuardConfig
+from tats_ray.data.loader import ShareSpec, threaded_shares
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.samples import load_samples
+from tats_ray.driver import prepare
 from tats_ray.encoding import FrozenTokenizer
+from tats_ray.held_out import load_held_out
 from tats_ray.probing import parts
+from tats_ray.training.context import LocalContext
 from tats_ray.training.state import CheckpointError
 
 MADE = runpy.run_path(str(Path(__file__).with_name("made.py")))
@@ -71,12 +81,13 @@ def test_codes_are_those_of_the_very_clips(
     """Of every row: cut the clip that its key names, and encode it."""
     assert encode(tmp_path / "codes") == 0
     said = capsys.readouterr().out
-    assert "48 of 4 videos, 128 codes each" in said
+    assert "48 of 4 videos, 64 codes each" in said
     assert "1 videos could not be decoded" in said
     assert frozen.digest in said.replace("\n", "")
     cache = CodeCache.open(tmp_path / "codes", clip=CLIP, tokenizer=frozen.digest)
     for row in (0, 4):
         video = record(manifest, row)
+        assert (video.width, video.height) == (48, 32)
         cuts = cache.cuts(video)
         assert [cut.start for cut in cuts] == [0.0] * 3 + [6.0] * 3 + [0.0] * 3 + [6.0] * 3
         assert [cut.flip for cut in cuts] == [False] * 6 + [True] * 6
@@ -155,8 +166,8 @@ def test_damaged_rows_are_refused(encode: Callable[..., int], manifest: Path, tm
     whole = part_file(out, 0).read_bytes()
     for change, says in (
         (lambda row: row["importance"].__setitem__(3, np.float16("nan")), "as many finite importances"),
-        (lambda row: row["codes"].__setitem__(3, 8**6), "does not hold 128 codes below 262144"),
-        (lambda row: row["codes"].pop(), "does not hold 128 codes"),
+        (lambda row: row["codes"].__setitem__(3, 8**6), "does not hold 64 codes below 262144"),
+        (lambda row: row["codes"].pop(), "does not hold 64 codes"),
         (lambda row: row.update(tokenizer="f" * 64), "holds codes of the tokenizer ffffffffffff among those of"),
     ):
         with pytest.raises(CodesError, match=says):
@@ -203,3 +214,75 @@ def test_a_clip_in_the_middle_is_one_of_the_keys(encode: Callable[..., int], man
     middle = load_center_clip(video, CLIP)
     assert cache.cuts(video) == [Cut(3.0, middle.crop, False)]
     assert json.loads((tmp_path / "codes" / ABOUT).read_text())["manifest"] == Manifest.read(manifest).hash
+
+
+def spec(out: Path, *, steps: int = 3) -> ShareSpec:
+    return ShareSpec(clip=CLIP, seed=3, steps=range(steps), global_batch=4, micro_batch=3, codes=out)
+
+
+def test_training_takes_the_very_clips_with_their_codes(
+    encode: Callable[..., int], frozen: FrozenTokenizer, manifest: Path, tmp_path: Path
+) -> None:
+    assert encode(tmp_path / "codes") == 0
+    shares = list(threaded_shares(Manifest.read(manifest), spec(tmp_path / "codes"), threads=2))
+    batches = [batch for share in shares for batch in share.batches if len(batch)]
+    assert sum(map(len, batches)) + sum(len(share.failures) for share in shares) == 12
+    assert {reason.partition(":")[0] for share in shares for _, reason in share.failures} == {"it could not be encoded"}
+    for batch in batches:
+        assert batch.codes is not None
+        assert batch.importance is not None
+        assert torch.equal(batch.codes, frozen.tokenizer.codes(batch.video))
+        assert torch.equal(batch.importance, frozen.tokenizer.importance(batch.video).half().float())
+    first = batches[0].codes
+    again = next(iter(threaded_shares(Manifest.read(manifest), spec(tmp_path / "codes"), threads=1))).batches[0].codes
+    assert first is not None
+    assert again is not None
+    assert torch.equal(first, again)
+    task = decode_rows(
+        Manifest.read(manifest).table.append_column("position", pa.array(range(5))),
+        config=CLIP,
+        seed=3,
+        guard=GuardConfig(),
+        codes=tmp_path / "codes",
+    )
+    for row in (0, 1, 3, 4):
+        [sample] = load_samples(record(manifest, row), CLIP, seed=3, position=row, codes=tmp_path / "codes")
+        assert sample.coded is not None
+        assert np.array_equal(task["codes"][row], sample.coded.codes)
+        assert np.array_equal(task["importance"][row], sample.coded.importance)
+    assert task["failed"].tolist() == [False, False, True, False, False]
+
+
+def test_a_run_on_codes_is_checked_before_it_starts(
+    encode: Callable[..., int],
+    frozen: FrozenTokenizer,
+    manifest: Path,
+    tmp_path: Path,
+    small_run: Callable[..., TrainRun],
+) -> None:
+    out = tmp_path / "codes"
+    assert encode(out) == 0
+    knobs = {"data.frame_stride": 1, "data.num_frames": 8, "data.flip": False, "data.codes": str(out)}
+
+    def prepared(**changes: object) -> TrainRun:
+        own = {**knobs, **{path.replace("__", "."): value for path, value in changes.items()}}
+        return prepare(small_run("coded", manifest=manifest, results=tmp_path, knobs=own))[0]
+
+    run = prepared()
+    assert run.data.tokenizer == frozen.digest
+    held_out = load_held_out(run, Manifest.read(manifest).select([0, 3]), LocalContext(torch.device("cpu")))
+    assert held_out.batch.codes is not None
+    assert torch.equal(held_out.batch.codes, frozen.tokenizer.codes(held_out.batch.video))
+    with pytest.raises(CodesError, match=r"of other clips: data.num_frames is 4, was 8"):
+        prepared(data__num_frames=4)
+    with pytest.raises(CodesError, match="not of deadbeef"):
+        prepared(data__tokenizer="deadbeef")
+    with pytest.raises(ConfigError, match="has 64 codes a clip, and the model cuts it into 16 tokens"):
+        prepared(model__patch_size=8)
+    with pytest.raises(ConfigError, match=r"data.flip must be false and data.views_per_decode 1, got true and 1"):
+        prepared(data__flip=True)
+    with pytest.raises(ConfigError, match=r"says whose codes data.codes are, which is not set"):
+        prepared(data__codes=None, data__tokenizer="deadbeef")
+    more = MADE["write_videos"](tmp_path / "more", count=7)
+    with pytest.raises(CodesError, match="has no codes of 7 of the 7 videos"):
+        prepare(small_run("coded", manifest=more, results=tmp_path, knobs=knobs))

@@ -15,7 +15,8 @@ from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.averages import Averages, usage
 from tats_ray.methods.base import HeldOut
-from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, measure_kept, measure_pixels, tokenizer_flops
+from tats_ray.methods.tokenizer import TokenizerTraining, build_tokenizer, tokenizer_flops
+from tats_ray.methods.tokenizer_measures import measure_kept, measure_pixels
 from tats_ray.recipes import TOKENIZER_RECIPES, recipe, tokenizer_recipe
 from tats_ray.tokenizer.adversarial import LossConfig
 from tats_ray.tokenizer.autoencoder import AutoencoderConfig, Encoder
@@ -238,6 +239,7 @@ def test_recipes_go_to_yaml_and_back(name: str, tmp_path: Path) -> None:
         ({"losses.perceptual_weight": 0.1}, "needs losses.perceptual_weights, a file of torchvision's ResNet-50"),
         ({"masking.mask_ratio": 0.5}, "there is no knob 'masking.mask_ratio'"),
         ({"tokenizer.keep_ration": 0.5}, "did you mean tokenizer.keep_ratio"),
+        ({"name": "../elsewhere"}, "name: string should match pattern"),
         ({"tokenizer.samples": True}, "tokenizer.samples: must be int, got true"),
         ({"training.steps": None}, "exactly one of training.epochs and training.steps"),
     ],

@@ -75,7 +75,7 @@ def test_no_secret_is_in_any_file_or_word(
         env=kept | dict.fromkeys(ENVIRONMENT, SECRET) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         check=False,
     )
     assert re.findall(r"exit status (\d)", done.stdout) == ["0", "1", "1", "1", "0", "1"], done.stderr

@@ -74,6 +74,7 @@ def test_a_database_that_cannot_be_written_is_named(tmp_path):
             "API request to http://host failed, http://host",
         ),
         ("s3://bucket/clips@48px", "s3://bucket/clips@48px"),
+        ("http:/me:pass@host/x", "http:/host/x"),
         ("https://b.host/a.mp4?X-Amz-Signature=pass&b=1", "https://b.host/a.mp4?X-Amz-Signature=...&b=1"),
         ("['https://host/a.mp4?b=1&sig=pass']", "['https://host/a.mp4?b=1&sig=...']"),
         ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),

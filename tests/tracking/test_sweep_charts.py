@@ -4,10 +4,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tats_ray.tracking.sweep_charts import Dot, Scale, coordinates_chart, cost_chart, knobs_chart
+from tats_ray.tracking.knob_scale import Scale
+from tats_ray.tracking.sweep_charts import Dot, coordinates_chart, cost_chart, knobs_chart
 
 
 def test_numbers_lie_by_size() -> None:
@@ -45,9 +47,9 @@ def test_names_nothing_and_truth_are_categories() -> None:
 def test_ticks_of_many_values_are_round() -> None:
     draw = random.Random(0)
     rates = Scale.of([10 ** draw.uniform(-4, -1) for _ in range(50)], logarithmic=True)
-    assert list(rates.ticks.values()) == ["0.001", "0.01"]
+    assert {"0.001", "0.01"} <= set(rates.ticks.values()) <= {"0.0003", "0.001", "0.003", "0.01", "0.03"}
     shares = Scale.of([draw.uniform(0.11, 0.98) for _ in range(50)], logarithmic=False)
-    assert {"0.4", "0.6", "0.8"} <= set(shares.ticks.values())
+    assert list(shares.ticks.values()) == ["0.25", "0.5", "0.75"]
 
 
 def many(count: int) -> list[Dot]:
@@ -81,10 +83,8 @@ def test_a_value_far_beyond_does_not_squash_the_others(tmp_path: Path) -> None:
     dots = [Dot({"a": float(number)}, 0.5 + number / 10) for number in range(9)]
     for name, more in (("near", []), ("far", [Dot({"a": 4.0}, 1e9)])):
         knobs_chart([*dots, *more], tmp_path / name, knobs=["a"], metric="m")
-    near, far = (Image.open(tmp_path / name).convert("RGB") for name in ("near", "far"))
-    assert near.size == far.size
-    changed = sum(one != other for one, other in zip(near.getdata(), far.getdata(), strict=True))
-    assert 0 < changed < 0.001 * near.width * near.height
+    near, far = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("near", "far"))
+    assert 0 < (near != far).any(-1).mean() < 0.001
 
 
 def test_there_must_be_something_to_draw(tmp_path: Path) -> None:
