@@ -138,7 +138,7 @@ def test_the_kind_that_is_there_keeps_its_settings() -> None:
         ("masking.mask_ratio=.nan", "masking.mask_ratio: input should be .* got '.nan'"),
         (
             "masking.visible.kind=tatts",
-            r"masking.visible.kind: must be one of random \| tube \| frame-difference \| oracle \| adamae \| tats",
+            r"masking.visible.kind: must be one of random \| tube \| frame-difference \| oracle \| pool \| adamae \|",
         ),
         ("masking.mask_ratio=0.9999", "masking.mask_ratio must leave both visible and hidden tokens, got 0.9999"),
         ("data.crop_size=33", "crop_size must be a multiple of patch_size, got 33 pixels and patches of 8; try 32"),
