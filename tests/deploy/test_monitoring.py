@@ -11,7 +11,8 @@ import pytest
 import ray
 import yaml
 
-GAUGES = {"tats_clips_per_second", "tats_step", "tats_loss", "tats_wait_share", "tats_failed_clips"}
+from tats_ray.cluster.gauges import GAUGES
+
 OWN = re.compile(r"\bray_(tats_\w+)")
 RAYS = re.compile(r"\b(ray_(?!tats_)\w+)")
 
@@ -29,7 +30,7 @@ def expressions(panels: list[dict[str, Any]]) -> list[str]:
 
 def test_all_our_gauges_are_drawn_and_no_others(expressions: list[str]) -> None:
     drawn = {name for one in expressions for name in OWN.findall(one)}
-    assert drawn == GAUGES
+    assert drawn == {f"tats_{name}" for name in GAUGES}
 
 
 def test_rays_metrics_are_ones_that_ray_has(expressions: list[str]) -> None:
