@@ -9,9 +9,8 @@
 import json
 import logging
 import os
-import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,16 +29,16 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
-from tats_ray.interruption import Ending, politely, recorded, terminable
+from tats_ray.endings import end_in, handle_of
+from tats_ray.interruption import politely, recorded, terminable
 from tats_ray.run_codes import with_codes
-from tats_ray.run_folder import abandoned, alone, is_held, new_folder, next_number, read_status, write_status, writing
+from tats_ray.run_folder import abandoned, alone, new_folder, next_number, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
-from tats_ray.tracking.mlflow import end_run, open_run, send_left_over, tag_run
-from tats_ray.tracking.store import resolve_uri, without_credentials
+from tats_ray.tracking.mlflow import open_run, send_left_over
+from tats_ray.tracking.store import without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
     CheckpointError,
-    checkpoint_identity,
     checkpoint_step,
     latest_checkpoint,
     verify_checkpoint,
@@ -141,7 +140,7 @@ def _conduct(
         Console(stderr=True).print(f"resuming {folder} from step {step}; --fresh starts anew", highlight=False)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
-    with recorded(lambda ending, reason: _end(folder, ending, handle, reason=reason)):
+    with recorded(lambda ending, reason: end_in(folder, ending, handle, reason=reason)):
         send_left_over(handle.uri, results_root=results_root(run))
         try:
             with politely(partial(_stopping, folder, handle)) as interrupt:
@@ -283,7 +282,7 @@ def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | No
             verify_checkpoint(checkpoint)
             return newest, checkpoint
         if status.get("status") == "RUNNING":  # given up: it ends here, as what it was
-            _end(newest, "KILLED", _handle_of(run, newest))
+            end_in(newest, "KILLED", handle_of(run, newest))
     folder = new_folder(run, run.name)
     with abandoned(folder), writing(run):
         (folder / "run.yaml").write_text(without_credentials(to_yaml(run)))
@@ -333,50 +332,7 @@ def _stopping(folder: Path, handle: RunHandle) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    _end(folder, "KILLED", handle)
-
-
-def _end(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:
-    """Record how a run ended."""
-    write_status(folder, status, handle)
-    close_record(handle, status, reason=reason)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is not None and (named := checkpoint_identity(checkpoint)):
-        try:
-            tag_run(handle, {f"tats.{module}": name for module, name in named.items()})
-        except TrackingError as error:
-            _logger.warning("MLflow run %s lacks the names of its modules: %s", handle.run_id, error)
-
-
-def close_record(handle: RunHandle, status: Ending, *, reason: str | None = None) -> None:
-    """Close an MLflow run; a store that is away by now changes nothing about how it ended."""
-    try:
-        end_run(handle, status=status, reason=reason)
-    except TrackingError as error:
-        _logger.warning("MLflow run %s could not be closed as %s: %s", handle.run_id, status, error)
-
-
-def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None:
-    """Record runs as KILLED whose processes were killed; one that finished after all is left as it is.
-
-    Args:
-        run: Says where they are recorded.
-        folders: Of the runs.
-        patience: Seconds in which their processes are awaited, which may be going yet and write an ending themselves.
-    """
-    until = time.monotonic() + patience
-    for folder in folders:
-        own = run.model_copy(update={"name": folder.parent.name})
-        while is_held(own) and time.monotonic() < until:
-            time.sleep(0.1)
-        if read_status(folder)["status"] != "FINISHED":
-            _end(folder, "KILLED", _handle_of(run, folder))
-
-
-def _handle_of(run: Run, folder: Path) -> RunHandle:
-    assert run.results is not None
-    uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
-    return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="", folder=folder)
+    end_in(folder, "KILLED", handle)
 
 
 def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> None:

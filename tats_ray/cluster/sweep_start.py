@@ -100,8 +100,8 @@ def go_on(space: SearchSpace, run: TrainRun, name: str) -> Begun:
         there = ", ".join(f"{space.name}-{path.parent.name}" for path in sorted(root.glob("[0-9]*/plan.json")))
         raise ConfigError(f"--resume {name}: there is no such sweep in {root}; there are: {there or 'none'}")
     plan = journal.read_plan()
-    base = validated(plan.base, kind=TrainRun)
-    _check_same(space, plan, change(run, space.fixed.items()), base, name=name)
+    base = change(run, space.fixed.items())  # addresses are this command's: the plan has no passwords
+    _check_same(space, plan, base, validated(plan.base, kind=TrainRun), name=name)
     check_cluster(base)
     handle = _open(space, base, plan, folder, run_id=read_status(folder)["mlflow_run_id"])
     return Begun(space, plan, base, journal, handle, _memory(base))
@@ -153,8 +153,8 @@ def _start(space: SearchSpace, run: TrainRun, seed: int) -> str | None:
     return str(warm_checkpoint(space, change(run, [("seed", seed)])))
 
 
-def _check_same(space: SearchSpace, plan: Plan, run: TrainRun, base: TrainRun, *, name: str) -> None:
-    before, now = flatten(base.model_dump(mode="json")), flatten(run.model_dump(mode="json"))
+def _check_same(space: SearchSpace, plan: Plan, now_run: TrainRun, before_run: TrainRun, *, name: str) -> None:
+    before, now = (flatten(one.model_dump(mode="json")) for one in (before_run, now_run))
     changed = [
         f"{path} was {before.get(path)!r}, is {now.get(path)!r}"
         for path in sorted({*before, *now} - {"name"})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tats_ray.sweeping.trials import Trial
+from tats_ray.tracking.store import without_credentials
 
 SearchName = Literal["grid", "random", "tpe"]
 SchedulerName = Literal["none", "asha", "pbt"]
@@ -67,7 +68,7 @@ class Plan:
     domains: Mapping[str, str]
     """In words: whether a script that resumes it still means the same."""
     base: Mapping[str, Any]
-    """The run that the trials change."""
+    """The run that the trials change, without passwords of its addresses."""
     starts: Mapping[str, str | None]
     """Checkpoint that trials of a seed start from; None for initial weights."""
     trials: list[Planned] = field(default_factory=list)
@@ -116,5 +117,5 @@ class Journal:
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(without_credentials(json.dumps(content, indent=1)))
     partial.replace(path)
