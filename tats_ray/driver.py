@@ -7,7 +7,6 @@
 """
 
 import json
-import logging
 import os
 import traceback
 from collections.abc import Callable
@@ -65,8 +64,6 @@ FREE_TO_CHANGE = (
 
 PASSED_ON = ("MLFLOW_", "AWS_")
 """Environment variables that reach the workers: addresses and credentials of the run's record."""
-
-_logger = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):

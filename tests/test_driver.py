@@ -21,7 +21,8 @@ from tats_ray import driver
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest
-from tats_ray.driver import Outcome, RunFailedError, claim, conduct, end_as_killed, prepare
+from tats_ray.driver import Outcome, RunFailedError, claim, conduct, prepare
+from tats_ray.endings import end_as_killed
 from tats_ray.interruption import Terminated
 from tats_ray.run_folder import read_status, write_status
 from tats_ray.tracking.base import RunHandle, TrackingError
