@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from tats_ray import driver
+from tats_ray import driver, endings
 from tats_ray.config.overrides import ConfigError, change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest
@@ -391,7 +391,7 @@ def test_a_store_that_is_away_at_the_end_does_not_fail_the_run(
     def away(handle: RunHandle, **_: object) -> None:
         raise TrackingError("nobody at home")
 
-    monkeypatch.setattr(driver, "end_run", away)
+    monkeypatch.setattr(endings, "end_run", away)
     outcome = conduct(run, executor())
     assert read_status(outcome.launch.folder)["status"] == "FINISHED"
     assert "could not be closed as FINISHED: nobody at home" in caplog.text
