@@ -147,7 +147,7 @@ def test_what_is_done_is_found_and_what_is_lost_is_done_again(
         (["--task", "ridge", "boosting"], "--task must be one or more of"),
         (["--ratios", "0.9", "1.5"], "masking.mask_ratio"),
         (["probes.knn.neighbours=3"], "did you mean knn.neighbors"),
-        (["--steps", "100"], "cool-down must have at least 1 step and fewer than the run, got 200 of 100"),
+        (["--steps", "100"], "cool-down must have at least 1 step and fewer than the run, got 120 of 100"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(
@@ -170,6 +170,8 @@ def test_the_cost_is_told_before_anything_starts(data: Data, capsys: pytest.Capt
         "0.75",
         "--seeds",
         "0",
+        "--critic-steps",
+        "2",
         "--steps",
         "20",
         "--cooldown-steps",
