@@ -9,7 +9,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import Run, TrainRun
@@ -35,6 +34,7 @@ from tats_ray.training.state import (
     latest_checkpoint,
     load_checkpoint,
     load_module,
+    saved_shape,
     verify_checkpoint,
 )
 from tats_ray.training.stepper import GradientStepper
@@ -203,12 +203,11 @@ def check_init(run: Run) -> None:
     if run.init is None or run.init_takes != "weights" or not isinstance(run, TrainRun):
         return
     for name, module in _on_meta(run).modules().items():
-        path = Path(run.init) / f"{name}.safetensors"
         wanted = dict(module.named_parameters()).get("positions")
-        if wanted is None or not path.exists():
+        shape = None if wanted is None else saved_shape(Path(run.init), name, "positions")
+        if wanted is None or shape is None:
             continue
-        with safe_open(path, framework="pt") as file:
-            found = file.get_slice("positions").get_shape()[0]
+        found = shape[0]
         if found != len(wanted):
             slots, rest = divmod(found, run.grid.slot_tokens)
             frames = slots * run.model.tubelet_size

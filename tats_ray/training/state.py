@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -182,6 +182,15 @@ def load_module(folder: Path, name: str, module: nn.Module) -> None:
         first, *more = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         others = f" (and {len(more)} more)" if more else ""
         raise CheckpointError(f"{path} does not fit this model: {first}{others}") from error
+
+
+def saved_shape(folder: Path, name: str, parameter: str) -> tuple[int, ...] | None:
+    """Return the shape of one module's parameter without loading it; None where the checkpoint lacks the module."""
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return tuple(file.get_slice(parameter).get_shape())
 
 
 def verify_checkpoint(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_ticks_of_many_values_are_round() -> None:
     rates = Scale.of([10 ** draw.uniform(-4, -1) for _ in range(50)], logarithmic=True)
     assert {"0.001", "0.01"} <= set(rates.ticks.values()) <= {"0.0003", "0.001", "0.003", "0.01", "0.03"}
     shares = Scale.of([draw.uniform(0.11, 0.98) for _ in range(50)], logarithmic=False)
-    assert list(shares.ticks.values()) == ["0.25", "0.5", "0.75"]
+    assert list(shares.ticks.values()) == ["0.2", "0.4", "0.6", "0.8"]
 
 
 def many(count: int) -> list[Dot]:
