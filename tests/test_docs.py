@@ -132,7 +132,7 @@ def test_every_documented_metric_is_logged(logged: set[str]) -> None:
 
 
 def test_metrics_that_the_code_names_are_documented() -> None:
-    """Names that a setting, a table or a summary reads, wherever in the code."""
+    """Names, and beginnings of names, that a setting, a table or a summary reads, wherever in the code."""
     groups = "|".join({name.split("/")[0] for name in documented()})
     found = {
         node.value
@@ -145,7 +145,9 @@ def test_metrics_that_the_code_names_are_documented() -> None:
         and re.fullmatch(rf"({groups})/[a-z_]+", node.value)
     }
     assert found
-    assert sorted(found - documented()) == []
+    known = documented()
+    begun = {name for name in found if any(whole.startswith(f"{name.rstrip('_')}_") for whole in known)}
+    assert sorted(found - known - begun) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

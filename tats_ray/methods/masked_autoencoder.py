@@ -209,7 +209,7 @@ class MaskedAutoencoding:
     def snapshot(self, held_out: HeldOut) -> Snapshot:
         """Return the first held-out clip, its random and its drawn tokens, and its reconstruction."""
         batch, clocks = held_out.batch.take(torch.arange(1, device=held_out.clocks.device)), held_out.clocks[:1]
-        pixels = isinstance(self.prediction, PixelPrediction)
+        pixels = self.prediction.shows_pixels
         patches = patchify(batch.video, self.grid)
         mover = held_out.truth.get("mover")
         tubelet_size = batch.video.shape[1] // self.grid.time

@@ -41,6 +41,9 @@ PredictionConfig = Annotated[PixelsConfig | CodesConfig, Field(discriminator="ki
 class Prediction(Protocol):
     """What is predicted of a token."""
 
+    shows_pixels: bool
+    """Whether a prediction can be put back into a picture."""
+
     def outputs(self, patch_pixels: int) -> int:
         """Return how many numbers the decoder gives for a token."""
         ...
@@ -60,6 +63,8 @@ class Prediction(Protocol):
 class PixelPrediction:
     """Mean squared error of normalised pixels."""
 
+    shows_pixels = True
+
     def outputs(self, patch_pixels: int) -> int:
         """Return the pixels of a token."""
         return patch_pixels
@@ -71,6 +76,8 @@ class PixelPrediction:
 
 class CodePrediction:
     """Mean over a code's dimensions of the squared error, or of the cross-entropy of its level in nats."""
+
+    shows_pixels = False
 
     def __init__(self, config: CodesConfig) -> None:
         self.config = config
