@@ -134,11 +134,13 @@ def plan(comparison: Comparison) -> Plan:
     _check(comparison)
     runs: dict[str, PlannedRun] = {}
     entries: list[Entry] = []
+    learners = _learners(comparison)
     for seed in comparison.seeds:
+        warm_ups = {name: _warm_up(comparison, name, seed=seed) for name in dict.fromkeys(learners.values())}
+        runs |= {warm.name: warm for warm in warm_ups.values()}
         for ratio in comparison.ratios:
             for arm in comparison.arms:
-                warm = _warm_up(comparison, arm, seed=seed)
-                runs[warm.name] = warm
+                warm = warm_ups[learners[arm.name]]
                 full, cut = _branch(comparison, arm, ratio=ratio, seed=seed, warm=warm)
                 runs[full.name] = full
                 entries.append(Entry(arm.name, ratio, seed, "clips", full.name))
@@ -210,38 +212,41 @@ def _check(comparison: Comparison) -> None:
         )
 
 
-def _warm_up(comparison: Comparison, arm: Arm, *, seed: int) -> PlannedRun:
-    """Return the warm-up that an arm goes on from; one with another critic has the same autoencoder, bit for bit."""
-    learner = _learner(comparison, arm)
+def _warm_up(comparison: Comparison, learner: str | None, *, seed: int) -> PlannedRun:
+    """Return a warm-up in which the critic of the arm ``learner`` learns; the autoencoder is the same in all."""
+    arm = next((one for one in comparison.arms if one.name == learner), None)
+    first = next((name for name in _learners(comparison).values() if name is not None), None)
+    kind = "warm" if learner == first else f"warm-{learner}"
     run = change(
-        comparison.run if learner is None else _of_arm(comparison, learner, ratio=comparison.warm_ratio),
+        comparison.run if arm is None else _of_arm(comparison, arm, ratio=comparison.warm_ratio),
         [
-            ("name", f"{comparison.name}-{_warm_name(comparison, learner)}-s{seed}"),
+            ("name", f"{comparison.name}-{kind}-s{seed}"),
             ("seed", seed),
             ("masking.mask_ratio", comparison.warm_ratio),
-            *(_random() if learner is None else _critic_late(comparison)).items(),
+            *({f"{VISIBLE}.kind": "random"} if arm is None else _critic_late(comparison)).items(),
             *_length(comparison.warm_steps, cooldown=0).items(),
         ],
     )
-    flops = training_flops(run.model, run.masking, grid=run.grid)
+    flops = run.flops()
     clips = run.training.global_batch * comparison.warm_steps
     return PlannedRun(
         run,
         "warm-up",
         None,
         comparison.warm_steps,
-        clips * flops["autoencoder"],
-        critic_flops=0.0 if learner is None else _critic_flops(comparison, run),
+        clips * (sum(flops.values()) - flops["sampler"]),
+        critic_flops=0.0 if arm is None else _critic_flops(comparison, run),
     )
 
 
-def _learner(comparison: Comparison, arm: Arm) -> Arm | None:
-    """Return the arm whose critic learns in an arm's warm-up: one of its own shape, or any for an arm without."""
+def _learners(comparison: Comparison) -> dict[str, str | None]:
+    """Return whose critic learns in each arm's warm-up: the first arm's of its shape, or any one's for arms without."""
     if comparison.critic_steps == 0:
-        return None
-    shapes = {one.name: _critic_shape(_of_arm(comparison, one, ratio=comparison.warm_ratio)) for one in comparison.arms}
-    wanted = shapes[arm.name]
-    return next((one for one in comparison.arms if shapes[one.name] and wanted in (None, shapes[one.name])), None)
+        return {arm.name: None for arm in comparison.arms}
+    shapes = {arm.name: _critic_shape(change(comparison.run, arm.knobs.items())) for arm in comparison.arms}
+    of_shape = {shape: name for name, shape in reversed(shapes.items()) if shape is not None}
+    any_one = next((name for name, shape in shapes.items() if shape is not None), None)
+    return {name: any_one if shape is None else of_shape[shape] for name, shape in shapes.items()}
 
 
 def _critic_shape(run: TrainRun) -> tuple[object, ...] | None:
@@ -250,15 +255,6 @@ def _critic_shape(run: TrainRun) -> tuple[object, ...] | None:
     if not isinstance(visible, TATSConfig):
         return None
     return visible.embed_dim, visible.num_heads, visible.objective in WITH_CLIP_VALUE
-
-
-def _warm_name(comparison: Comparison, learner: Arm | None) -> str:
-    first = next((one for one in (_learner(comparison, arm) for arm in comparison.arms) if one is not None), None)
-    return "warm" if learner is None or learner == first else f"warm-{learner.name}"
-
-
-def _random() -> dict[str, Any]:
-    return {f"{VISIBLE}.kind": "random"}
 
 
 def _critic_late(comparison: Comparison) -> dict[str, Any]:
