@@ -32,8 +32,8 @@ from tats_ray.training.state import checkpoints
 METRIC = "validation/random_mask_error"
 RATE = "optim.base_learning_rate"
 GOOD, FAILING, KILLED, LOST, REFUSED = 0.05, 1e30, 0.06, 0.07, -1.0
-"""Learning rates: one to learn with, one that no weight survives, one whose process is killed at each step of Tune's,
-one whose process is killed once, and one that there cannot be."""
+"""Learning rates: one to learn with, one that no weight survives, one whose process is killed at its first checkpoint
+and whenever it goes on, one whose process is killed there once, and one that there cannot be."""
 SEEDS = (0, 1)
 WARM_UP = {"training.steps": 2}
 START_SECONDS = 400
@@ -100,9 +100,10 @@ def swept(local_ray: None, run_of: Callable[..., TrainRun]) -> Swept:
 
     class Doomed(SweepTrial):
         def step(self) -> dict[str, Any]:
-            rate, last = self._planned.knobs[RATE], getattr(self, "_last", {})
             once = self._sweep.folder / f"lost-{self._planned.name}"
-            if "checkpoint" in last and (rate == KILLED or (rate == LOST and not once.exists())):
+            at_checkpoint = "checkpoint" in getattr(self, "_last", {})
+            doomed = {KILLED: once.exists() or at_checkpoint, LOST: at_checkpoint and not once.exists()}
+            if doomed.get(self._planned.knobs[RATE]):
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().step()
