@@ -69,7 +69,7 @@ def tiny() -> Comparison:
             ("training.micro_batch", 32),
             ("training.checkpoint_every", 400),
             ("tracking.log_every", 50),
-            # 1.5e-3 for 32 clips. At 3e-3 for 16 features collapse to a few directions (docs/reference_curves.md).
+            # 1.5e-3 for 32 clips. Whether the features collapse depends on the seed even so: docs/reference_curves.md.
             ("optim.base_learning_rate", 1.2e-2),
             ("optim.base_min_learning_rate", 0.0),
         ],
