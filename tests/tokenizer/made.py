@@ -59,7 +59,7 @@ def save_tokenizer(results: Path, *, seed: int = 0) -> Path:
 
 def write_videos(folder: Path, *, count: int = 5, frames: int = 14) -> Path:
     """Make videos of noise that drifts, half as wide again as high; return their manifest."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 256, (8, 24, 3), dtype=np.uint8)
         wide = noise.repeat(4, axis=0).repeat(4, axis=1)
