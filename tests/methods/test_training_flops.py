@@ -40,7 +40,11 @@ MASKING = {
 
 def count(run: Callable[[], torch.Tensor], *, backward: bool) -> int:
     """What torch counts on shapes alone; products of attention in their plain form."""
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         made = run()
         if backward:
             made.sum().backward()

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(
             ConfigError,
             "scores latents of 2 frames of 4 pixels",
         ),
-        ({**codes, **ranked, "data__num_frames": 4}, CodesError, "are of other clips: data.num_frames is 4, was 8"),
+        ({**codes, **ranked, "data__num_frames": 12}, CodesError, "are of other clips: data.num_frames is 12, was 8"),
     ):
         with pytest.raises(error) as raised:
             prepare(coded_run("refused", **knobs))
