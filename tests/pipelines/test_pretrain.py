@@ -43,7 +43,9 @@ def test_a_damaged_checkpoint_and_other_settings_are_refused_and_nothing_is_lost
     start = [*small, f"data.manifest={manifest}", "training.steps=2000"]
     stopped = interrupt(start, signal.SIGINT, tmp_path, environment)
     assert stopped.returncode == 130
-    assert stopped.stderr.endswith("interrupted; the same command resumes from the last checkpoint\n")
+    assert stopped.stderr.endswith(
+        "interrupted; the same command resumes a run that is not finished from its last checkpoint\n"
+    )
     assert "Traceback" not in stopped.stderr
     checkpoints = tmp_path / "results" / "tiny" / "0001" / "checkpoints"
     newest = max(checkpoints.iterdir()) / "training.pt"
@@ -65,7 +67,9 @@ def test_sigterm_ends_with_its_own_status(
     start = [*small, f"data.manifest={manifest}", "training.steps=2000"]
     stopped = interrupt(start, signal.SIGTERM, tmp_path, environment)
     assert stopped.returncode == 143
-    assert stopped.stderr.endswith("terminated; the same command resumes from the last checkpoint\n")
+    assert stopped.stderr.endswith(
+        "terminated; the same command resumes a run that is not finished from its last checkpoint\n"
+    )
     assert "Traceback" not in stopped.stderr
     assert '"KILLED"' in (tmp_path / "results" / "tiny" / "0001" / "status.json").read_text()
 
