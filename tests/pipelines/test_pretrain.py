@@ -17,6 +17,8 @@ PIPELINES = Path(__file__).parents[2] / "pipelines"
 START_SECONDS = 90
 """When to give up on a process of its own; 10 are enough for it alone."""
 
+RESUMES = "the same command resumes a run that is not finished from its last checkpoint\n"
+
 Command = Callable[..., Any]
 Environment = Callable[[Path], dict[str, str]]
 
