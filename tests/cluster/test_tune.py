@@ -329,7 +329,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on(
 ) -> None:
     """No finished trial runs again, no point is repeated, and the last trial, which had not begun, is trained."""
     run = run_of(training__validate_every=25, training__checkpoint_every=25, training__picture_every=None)
-    steps = [8, 400, 9]
+    steps = [8, 150, 9]
     space = SearchSpace("resumed", "tiny", METRIC, "min", domains={"training.steps": tune.choice(steps)})
     when = "resumed-0001-001/0001/checkpoints/step_*25"
     code, _ = interrupted("resumed", steps, run, when, signal.SIGKILL)
