@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import psycopg2
 import pytest
 import yaml
 
@@ -228,6 +227,7 @@ def postgres(services: Services) -> Iterator[None]:
         cwd="/",
     )
     password.unlink()
+    import psycopg2  # of the extra that `make test-services` installs; other tests are collected without it
 
     def connection(name: str) -> Any:
         return psycopg2.connect(

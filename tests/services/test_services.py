@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -27,6 +25,9 @@ def client(services: Any) -> MlflowClient:
 @pytest.fixture(scope="session")
 def bucket(services: Any) -> Any:
     """The bucket of MLflow's artifacts, asked without MLflow."""
+    import boto3  # of the extra that `make test-services` installs; other tests are collected without it
+    from botocore.config import Config
+
     keys = services.environment("store")
     resource = boto3.resource(
         "s3",
