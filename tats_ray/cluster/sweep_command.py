@@ -125,7 +125,7 @@ def _ranked(space: SearchSpace, ranking: Ranking) -> Table:
     columns = [*space.domains, space.metric, *space.shown]
     table = Table(title=f"{space.name}: best first by {space.metric}", title_justify="left")
     for column in ("", *columns, "trials"):
-        table.add_column(_heading(column))
+        table.add_column(_heading(column), overflow="fold")  # a narrow terminal must not cut numbers
     for one in ranking.configurations:
         trials = [trial for trial, _ in one.scores.values()]
         further = [_mean([trial.metrics.get(name) for trial in trials]) for name in space.shown]
