@@ -47,12 +47,12 @@ def test_a_discriminator_learns_to_tell(frames: int, side: int) -> None:
         real = torch.rand(4, 3, frames, side, side, requires_grad=True)
         rebuilt = torch.full((4, 3, frames, side, side), 0.2)
         verdict = network(real)
+        assert verdict.shape == (4,)
         loss = (discriminator_loss(verdict, network(rebuilt)) + 0.001 * slope_penalty(verdict, real)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert verdict.shape == (4,)
     assert min(losses[-5:]) < 0.5 * losses[0]
 
 
