@@ -70,6 +70,14 @@ MODEL = ModelConfig(
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _signals_of_a_terminal() -> None:
+    """A job in the background, or under nohup, ignores signals that tests send; so would the processes they start."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Results that do not depend on the cores of the machine, and no threads that wait for each other."""
     torch.set_num_threads(1)
