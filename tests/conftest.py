@@ -174,13 +174,6 @@ def _answers(address: str) -> bool:
     return True
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _interruptible() -> None:
-    """A shell starts background jobs deaf to Ctrl-C, and so would be the commands that tests start and interrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope="session")
 def grid() -> TokenGrid:
     return TokenGrid(time=4, height=4, width=4)
