@@ -19,18 +19,19 @@ from rich.table import Table
 from tats_ray.config.command_line import ended, knobs_parser, parse
 from tats_ray.config.overrides import ConfigError, parse_override
 from tats_ray.data.manifest import Manifest, ManifestError
+from tats_ray.data.part_files import PartError
 from tats_ray.probing.config import TASKS, EvaluationConfig, changed, tasks_of
 from tats_ray.probing.evaluate import FEATURES, evaluate, prepare
 from tats_ray.probing.features import Extract, extract_here
 from tats_ray.probing.frozen import FrozenEncoder
-from tats_ray.probing.parts import Failure, FeatureError
+from tats_ray.probing.parts import Failure
 from tats_ray.probing.record import Recorded, conduct_evaluation
 from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import TrackingError
 from tats_ray.tracking.store import ui_command
 from tats_ray.training.state import CheckpointError
 
-ERRORS = (CheckpointError, ConfigError, FeatureError, ManifestError, TrackingError, ValueError)
+ERRORS = (CheckpointError, ConfigError, ManifestError, PartError, TrackingError, ValueError)
 """Errors whose message is all that a user needs."""
 SHOWN = 5
 """Undecodable videos that are named on the terminal."""
