@@ -218,13 +218,13 @@ def test_a_lost_manifest_of_the_pretraining_is_told(frozen, train, test, tmp_pat
 
 def test_settings_that_do_not_fit_the_videos_are_refused_before_anything_is_extracted(frozen, train, test, tmp_path):
     def refusal(encoder=frozen, **changes) -> str:
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises((ConfigError, ManifestError)) as refused:
             evaluate(encoder, train, test, TASKS, CONFIG.model_copy(update=changes), features=tmp_path)
         return str(refused.value)
 
     long = frozen.run.data.model_copy(update={"frame_stride": 4})
     shown = replace(frozen, run=frozen.run.model_copy(update={"data": long}))
-    assert re.match(r"a view of 4 frames at data.frame_stride=4, .*longest: 10 frames", refusal(shown))
+    assert re.match(r"a clip of data.num_frames=4 at data.frame_stride=4 .*longest: 10 frames", refusal(shown))
     assert "knn.neighbors must be at most the 9 rows to train on, got 10" in refusal(knn=KNNConfig(neighbors=10))
     assert re.match(
         r"the tokens .* would take 5.\d+e-05 GiB .* features_gib=1e-06; raise that", refusal(features_gib=1e-6)
