@@ -153,17 +153,19 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
 ) -> None:
     folder = scene.folder / "asked"
     folder.mkdir()
-    begun, left = folder / "begun", 4
+    there, left = folder / "there", 4
 
     def waiting(config: dict[str, Any]) -> None:
-        """Runs in the worker's process: begins, and waits at a step until it knows that it should stop."""
+        """Runs in the worker's process: says when it is at a step, and waits until it is asked to stop."""
         from tats_ray.cluster import train
         from tats_ray.cluster.context import RayContext
 
         def progress(self: RayContext, state: ProgressState) -> None:
-            begun.touch()
+            if state.step < left - 1:
+                return
+            there.touch()
             until = time.monotonic() + ASKED_SECONDS
-            while state.step == left - 1 and not self.stopping() and time.monotonic() < until:
+            while not self.stopping() and time.monotonic() < until:
                 time.sleep(0.01)
 
         RayContext.progress = progress  # type: ignore[method-assign]
@@ -172,7 +174,7 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
 
     def interrupt() -> None:
         until = time.monotonic() + ASKED_SECONDS
-        while not begun.exists() and time.monotonic() < until:
+        while not there.exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
