@@ -24,6 +24,7 @@ class Training:
     trial_id: str
     rate: float
     status: str = Trial.RUNNING
+    experiment_tag: str = ""
 
     def __post_init__(self) -> None:
         self.config: dict[str, Any] = {"trial": {"name": self.trial_id, "knobs": {RATE: self.rate}, "seed": 0}}
