@@ -32,10 +32,12 @@ class DiesOnce(EncodeParts):
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         done = super().__call__(rows)
         mark = self._encoding.folder / "died"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return done
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 def cut(num_videos: int, layout: decoding.ViewLayout) -> list[parts.Part]:

@@ -77,10 +77,12 @@ class DiesOnce(SmallParts):
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         done = super().__call__(rows)
         mark = self._extraction.readings[0].folder.parent / "died"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return done
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 def assert_same(found: Extraction, wanted: Extraction, manifest: Manifest) -> None:
