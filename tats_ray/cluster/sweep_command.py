@@ -1,6 +1,7 @@
 """What every sweep's script does: resolve the base run, make videos if none are given, sweep, show the table."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -28,11 +29,12 @@ def main(space: SearchSpace, *, description: str) -> int:
     parsed = parse(_parser(space, description))
 
     def work() -> int:
+        asked = judged(space, parsed)
         run = resolve(parsed, recipe)
         if run.data.manifest is None:
             run = change(run, [("data.manifest", str(synthetic_manifest(run)))])
-        result = sweep(space, run, options(space, parsed, run), resume=parsed.resume)
-        show(space, result)
+        result = sweep(asked, run, options(asked, parsed, run), resume=parsed.resume)
+        show(asked, result)
         return int(any(trial.status == "failed" for trial in result.trials))
 
     return ended(
@@ -68,8 +70,27 @@ def _parser(space: SearchSpace, description: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--rank-at", choices=("steps", "flops"), default=None, help="compare at equal steps or equal FLOPs (steps)"
     )
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        help=f"what ranks, as docs/metrics.md names it, with --mode (default: {space.metric})",
+    )
+    group.add_argument("--mode", choices=("min", "max"), help="whether a lower or a higher --metric is better")
     group.add_argument("--resume", metavar="NAME", help="go on with an interrupted sweep, as its options were")
     return parser
+
+
+def judged(space: SearchSpace, parsed: argparse.Namespace) -> SearchSpace:
+    """Return the space with the metric of the flags, if they name one.
+
+    Raises:
+        ValueError: One of ``--metric`` and ``--mode`` is given without the other.
+    """
+    if (parsed.metric is None) != (parsed.mode is None):
+        raise ValueError(
+            "--metric and --mode go together: what ranks, and whether a lower (min) or higher (max) is better"
+        )
+    return space if parsed.metric is None else replace(space, metric=parsed.metric, mode=parsed.mode)
 
 
 def options(space: SearchSpace, parsed: argparse.Namespace, run: TrainRun) -> Options:
