@@ -105,8 +105,12 @@ def _family(run: TrainRun, results: Path) -> tuple[RunHandle, tuple[str, ...]]:
     return sweep, tuple(names)
 
 
+SEEN_BEFORE = {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true", "mlflow.workflowType_v1": '"machine_learning"'}
+"""What MLflow's pages keep in a browser: that the panel of its assistant was seen, and that runs are of training."""
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def browser(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium that asks nobody but the server."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -131,6 +135,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(flag)
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     opened.set_page_load_timeout(120)
+    opened.get(site.address)
+    for name, value in SEEN_BEFORE.items():
+        opened.execute_script("localStorage.setItem(...arguments)", name, value)
     yield opened
     opened.quit()
 

@@ -13,10 +13,14 @@ SECONDS = 120
 
 def shows(browser: Any, page: str, *texts: str) -> None:
     """Open a page and wait until all the texts are on it."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
     browser.get("about:blank")  # the pages differ behind the #, which alone loads nothing
     browser.get(page)
+    await_texts(browser, *texts)
+
+
+def await_texts(browser: Any, *texts: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     found = WebDriverWait(browser, SECONDS)
     found.until(lambda at: all(text in at.find_element("tag name", "body").text for text in texts), str(texts))
 
@@ -28,7 +32,10 @@ def test_the_list_shows_runs_by_name(site: Any, browser: Any, shoot: Callable[[s
 
 def test_a_search_by_tag_shows_a_sweep_s_trials(site: Any, browser: Any, shoot: Callable[[str], Path]) -> None:
     wanted = "tags.tats.kind %3D 'run' and tags.tats.sweep %3D 'sweep_mask_ratio-0001'"
-    shows(browser, site.page(f"runs?searchFilter={wanted.replace(' ', '%20')}"), *site.trials)
+    shows(browser, site.page(f"runs?searchFilter={wanted.replace(' ', '%20')}"), "4 matching runs")
+    folded = f"//a[contains(@href, '{site.sweep.run_id}')]/ancestor::*[@role='gridcell'][1]//button"
+    browser.find_element("xpath", folded).click()
+    await_texts(browser, *site.trials)
     assert "tiny-0001" not in browser.find_element("tag name", "body").text
     shoot("trials")
 
@@ -41,7 +48,9 @@ def test_a_run_s_page_says_what_it_is(site: Any, browser: Any, shoot: Callable[[
 def test_a_run_s_curves_are_drawn(site: Any, browser: Any, shoot: Callable[[str], Path]) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    shows(browser, site.page(f"runs/{site.run.run_id}/model-metrics"), "validation/random_mask_error")
+    shows(browser, site.page(f"runs/{site.run.run_id}/model-metrics"), "autoencoder_grad_norm")
+    browser.find_element("css selector", "input[placeholder='Search metric charts']").send_keys("loss|mask_error|_lift")
+    await_texts(browser, "tiny-0001 (validation/random_mask_error)")
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line').length"
     WebDriverWait(browser, SECONDS).until(lambda at: at.execute_script(drawn) > 0)
     shoot("metrics")
