@@ -108,7 +108,7 @@ def oracles() -> Comparison:
     names = ("random", "oracle-1.5", "oracle", "oracle-3", "tats")
     return replace(
         base,
-        # Every third frame: scaled to 48 pixels, what moves in each is too slow for any probe to tell directions.
+        # Every third frame: from one to the next things move too little, at 48 pixels, for probes to tell directions.
         run=change(base.run, [("name", "compare-oracles"), ("data.frame_stride", 3)]),
         arms=[SAMPLERS[name] for name in names],
         references=("random",),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tats_ray.data.guard import GuardConfig, GuardedDecoder
 from tats_ray.data.manifest import Manifest, VideoRecord
@@ -46,9 +46,14 @@ class Work:
         return [part for part in self.parts() if not all(file.exists() for file in self.files(part))]
 
 
-EncodePart = Callable[[Any, Any, Part, Sequence[VideoRecord], Sequence[Views]], None]
-"""Encodes, with a frozen model, what became of a part's videos in every way of some work that is still missing, and
-writes the part's files; raises PartError where they cannot be written."""
+class EncodePart(Protocol):
+    """Encodes what became of a part's videos in every way that is still missing, and writes its files."""
+
+    def __call__(
+        self, frozen: Any, work: Any, part: Part, records: Sequence[VideoRecord], views: Sequence[Views], /
+    ) -> None:
+        """Raise PartError where they cannot be written."""
+        ...
 
 
 class ViewDecoder:
