@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 import ray
 
+from tats_ray.cluster.context import RayContext, make_board
 from tats_ray.cluster.gauges import Gauges
 from tats_ray.tracking.progress import ProgressState
 
@@ -27,8 +28,10 @@ def test_a_run_is_found_where_ray_publishes_its_metrics() -> None:
         stage="policy",
         failed_clips=2,
     )
-    gauges = Gauges("tiny-0001")
-    gauges.show(state)
+    context, board = RayContext.__new__(RayContext), make_board()  # of no worker group
+    context._board, context._gauges = board, Gauges("tiny-0001")
+    context.progress(state)
+    assert ray.get(board.read.remote()) == state
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}
