@@ -88,7 +88,8 @@ class EvenPopulation(PopulationBasedTraining):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
         """Pause a trial that has come to where the population is compared, and compare it when it is the last."""
         for gone in self._gone:
-            self._trial_state[gone].last_train_time = self._next_perturbation_sync  # nobody waits for it
+            # Nobody waits for it.
+            self._trial_state[gone].last_train_time = int(self._next_perturbation_sync)
         return super().on_trial_result(tune_controller, trial, result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict) -> None:
@@ -105,7 +106,7 @@ class EvenPopulation(PopulationBasedTraining):
         for other in tune_controller.get_trials():
             state = self._trial_state[other]
             if other not in self._gone and state.last_train_time >= self._next_perturbation_sync:
-                self.on_trial_result(tune_controller, other, state.last_result)
+                self.on_trial_result(tune_controller, other, state.last_result or {})
 
 
 def _check_pbt(space: SearchSpace, options: Options) -> None:

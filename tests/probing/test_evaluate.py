@@ -19,9 +19,10 @@ from tats_ray.evaluation.ridge import RidgeConfig, ridge_scores
 from tats_ray.probing.config import TASKS, EvaluationConfig, changed, tasks_of
 from tats_ray.probing.decoding import Views
 from tats_ray.probing.evaluate import evaluate
-from tats_ray.probing.features import ViewDecoder, extract_here
+from tats_ray.probing.features import extract_here
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.parts import FeatureError
+from tats_ray.probing.work import ViewDecoder
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 QUICK = {"knn": {"neighbors": 3}, "linear": {"epochs": 3}, "attentive": {"epochs": 2, "num_heads": 2}}
