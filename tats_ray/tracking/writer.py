@@ -133,7 +133,6 @@ class BackgroundTracker:
         self._retry_seconds, self._close_seconds = retry_seconds, close_seconds
         self._sender = Sender(store, folder)
         self._work, self._closing = threading.Event(), threading.Event()
-        self._work.set()  # an earlier process may have left something
         self._thread = threading.Thread(target=self._run, name=f"record of {run_id}", daemon=True)
         self._thread.start()
 
@@ -177,7 +176,7 @@ class BackgroundTracker:
         away = False
         while True:
             last_time = self._closing.is_set()
-            reason = self._sender.send()
+            reason = self._sender.send()  # at once: an earlier process may have left something
             if reason is not None and not away:
                 _logger.warning(
                     "MLflow does not take run %s's points (%s); they wait in %s and training goes on",

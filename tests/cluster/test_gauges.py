@@ -3,10 +3,12 @@
 import re
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import ray
 
+from tats_ray.cluster.context import RayContext
 from tats_ray.cluster.gauges import Gauges
 from tats_ray.tracking.progress import ProgressState
 
@@ -27,8 +29,11 @@ def test_a_run_is_found_where_ray_publishes_its_metrics() -> None:
         stage="policy",
         failed_clips=2,
     )
-    gauges = Gauges("tiny-0001")
-    gauges.show(state)
+    context, written = RayContext.__new__(RayContext), list[ProgressState]()  # of no worker group
+    context._gauges = Gauges("tiny-0001")
+    context._board = SimpleNamespace(write=SimpleNamespace(remote=written.append))
+    context.progress(state)
+    assert written == [state]
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}

@@ -135,8 +135,11 @@ def test_nobody_waits_for_a_trial_that_ended(tuning: Controller, leave: Any) -> 
 
 def test_a_trial_that_ended_is_cloned_by_nobody(tuning: Controller) -> None:
     first, second, gone = tuning.trials
-    tuning.report(gone, step=10, value=0.5)
-    tuning.report(first, step=10, value=1.0)
-    tuning.complete(gone)
-    tuning.report(second, step=10, value=2.0)
+    for trial, value in ((first, 1.0), (second, 2.0), (gone, 0.5)):
+        tuning.report(trial, step=10, value=value)
+    assert second.source == gone.checkpoint
+    gone.status = Trial.RUNNING
+    tuning.report(first, step=20, value=1.0)
+    tuning.report(second, step=20, value=2.0)
+    tuning.complete(gone)  # the last that was awaited, and the best until then
     assert second.source == first.checkpoint

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tats_ray.cluster import train
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.cluster.train import check_cluster, check_fits, run_on_ray
+from tats_ray.cluster.train import check_cluster, check_fits, make_trainer, run_on_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, TrainRun
 from tats_ray.data.config import DataConfig
@@ -23,6 +23,7 @@ from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.order import samples_at, split_held_out
 from tats_ray.driver import Outcome, RunFailedError, conduct
+from tats_ray.tracking.base import RunHandle
 from tats_ray.training.context import LocalContext
 from tats_ray.training.loop import DataLossError
 from tats_ray.worker import Launch, run_alone
@@ -136,6 +137,19 @@ def test_an_elastic_run_needs_room_for_the_fewest_workers_only() -> None:
     elastic = ClusterConfig(num_workers=4, min_workers=2, cpus_per_worker=2)
     assert check_fits(elastic, [{"CPU": 2.0}, {"CPU": 3.0}]) is False
     assert check_fits(elastic, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 1.0}]) is True
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("least", "workers"), [(None, 4), (2, (2, 4))])
+def test_ray_is_asked_for_a_range_of_workers_where_fewer_are_enough(
+    tmp_path: Path, least: int | None, workers: int | tuple[int, int]
+) -> None:
+    run = TrainRun.model_construct(cluster=ClusterConfig(num_workers=4, min_workers=least, max_failures=5))
+    launch = Launch(run=run, folder=tmp_path, handle=RunHandle(uri="", run_id="", experiment_id="", folder=tmp_path))
+    trainer = make_trainer(launch, board=None, use_gpu=False)
+    assert trainer.scaling_config.num_workers == workers
+    assert trainer.run_config.failure_config is not None
+    assert trainer.run_config.failure_config.max_failures == 5
 
 
 @pytest.mark.parametrize(("workers", "by"), [(1, "tasks"), (2, "children")])

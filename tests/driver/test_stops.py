@@ -54,6 +54,16 @@ def test_a_signal_ends_as_killed_with_a_checkpoint_of_its_step(
     assert "could not be closed" not in capfd.readouterr().err
 
 
+def test_a_signal_that_came_too_late_leaves_the_run_as_finished_and_has_its_effect(
+    run: TrainRun, client: MlflowClient, results: Path
+) -> None:
+    with pytest.raises(Terminated):  # what the run is a part of ends
+        conduct(run, executor(STEPS, lambda: signal.raise_signal(signal.SIGTERM)))
+    folder = results / run.name / "0001"
+    assert read_status(folder)["status"] == mlflow_status(client, folder) == "FINISHED"
+    assert (folder / "summary.json").exists()
+
+
 def test_a_stop_is_recorded_before_anybody_has_left(run: TrainRun, client: MlflowClient, results: Path) -> None:
     """Whoever stops us may kill us before we have."""
     folder = results / run.name / "0001"

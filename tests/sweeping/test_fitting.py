@@ -162,3 +162,13 @@ def test_what_cannot_fit_is_told_with_a_way_out_that_works() -> None:
     assert why_it_cannot_fit(change(run, [("training.micro_batch", smaller)]), memory) is None
     assert why_it_cannot_fit(change(run, [("training.micro_batch", smaller + 1)]), memory) is not None
     assert "smaller model.encoder" in (why_it_cannot_fit(run, 1e8) or "")
+
+
+@pytest.mark.parametrize("kind", ["random", "tats"])
+def test_adamw_keeps_two_moments_of_each_parameter_of_the_autoencoder(kind: str) -> None:
+    run = tiny(**{KIND: kind})
+    numbers = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in build(run, 1, CPU).trainables().items()
+    }
+    assert need(run).state == 4 * (sum(numbers.values()) + 2 * numbers["autoencoder"])

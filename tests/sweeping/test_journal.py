@@ -1,6 +1,7 @@
 """What a sweep writes down comes back as it was."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from tats_ray.sweeping.journal import Journal, Options, Plan, Planned, Segment
@@ -20,6 +21,14 @@ PLAN = Plan(
 def test_a_plan_comes_back(tmp_path: Path) -> None:
     Journal(tmp_path).write_plan(PLAN)
     assert Journal(tmp_path).read_plan() == PLAN
+
+
+def test_no_password_is_written_down(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), "https://me:hush@mlflow.org"
+    journal.write_plan(replace(PLAN, base={"tracking": {"uri": server}}))
+    journal.end(Trial("000", {}, 0, status="failed", reason=f"{server} is away"))
+    assert journal.read_plan().base == {"tracking": {"uri": "https://mlflow.org"}}
+    assert journal.ended()["000"].reason == "https://mlflow.org is away"
 
 
 def test_endings_come_back_and_are_replaced(tmp_path: Path) -> None:

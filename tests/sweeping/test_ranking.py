@@ -121,7 +121,7 @@ def test_what_did_not_end_is_listed_and_shortens_nobody(status: TrialStatus) -> 
 
 def test_what_diverged_has_no_value_even_where_it_once_had() -> None:
     trials = [
-        trial("a", 1, {10: 0.1, 20: math.nan}),
+        trial("a", 1, {10: 0.1, 20: 0.1, 30: math.nan}),  # later than others go
         trial("b", 2, {10: 3.0, 20: 2.0}),
         trial("c", 3, {}),
         trial("d", 4, {10: 0.2, 20: math.inf}),
@@ -129,7 +129,7 @@ def test_what_diverged_has_no_value_even_where_it_once_had() -> None:
     ranking = rank(trials, metric=LOSS, mode="min")
     assert order(ranking) == [2]
     assert {one.trial.name: one.reason for one in ranking.left_out} == {
-        "a": "its loss is nan at step 20",
+        "a": "its loss is nan at step 30",
         "c": "it has no loss",
         "d": "its loss is inf at step 20",
     }

@@ -68,3 +68,18 @@ def test_a_run_that_is_asked_to_stop_leaves_at_rest_and_goes_on_bit_for_bit(
     assert train(rest, again, shares(again.step, failures=1)) == state
     wanted, found = everything(whole), everything(rest)
     assert not [name for name, value in wanted.items() if not torch.equal(value, found[name])]
+
+
+def test_a_stop_that_another_worker_alone_knows_of_stops_this_one_too(
+    make_job: Callable[..., Job], shares: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(folder="one")
+
+    def with_the_others(tensor: torch.Tensor) -> None:
+        """Add what the other worker knows: no failures, no failed write, once the wish to stop."""
+        if tensor.shape == (3,) and job.context.seen and job.context.seen[-1].step == 7:
+            tensor += torch.tensor([0.0, 0.0, 1.0])
+
+    monkeypatch.setattr(job.context, "all_reduce", with_the_others)
+    with pytest.raises(Stopped, match="after step 9 of 14"):  # the next at rest
+        train(job, LoopState(), shares())
