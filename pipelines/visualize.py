@@ -13,6 +13,7 @@ from tats_ray.data.source import DecodeError
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
+from tats_ray.mirror import path_of
 from tats_ray.viewing.look import is_checkpoint
 
 
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "given",
         nargs="+",
         metavar="CHECKPOINT, VIDEO_OR_FOLDER",
-        help="folders of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a video, a "
+        help="folders or URIs of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a video, a "
         "folder of videos or a manifest (.parquet). Without it, the first run's held-out videos",
     )
     parser.add_argument(
@@ -80,11 +81,11 @@ def divided(given: list[str]) -> tuple[list[Path], str | None]:
         ValueError: There is no checkpoint.
     """
     *checkpoints, last = given
-    if is_checkpoint(Path(last)):
-        return [Path(path) for path in given], None
+    if is_checkpoint(path_of(last)):
+        return [path_of(path) for path in given], None
     if not checkpoints:
         raise ValueError(f"{last} is no folder of a run and no checkpoint; a run prints its folder when it ends")
-    return [Path(path) for path in checkpoints], last
+    return [path_of(path) for path in checkpoints], last
 
 
 def place(given: str) -> list[int]:

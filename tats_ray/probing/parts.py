@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest
+from tats_ray.mirror import have, send
 from tats_ray.probing.decoding import ViewLayout, Views
 
 PART_BYTES, PART_VIDEOS = 64 * 2**20, 32
@@ -94,7 +95,7 @@ class Extraction:
 
     def unread(self, part: Part) -> list[Reading]:
         """Return the readings of which a part's file is missing."""
-        return [reading for reading in self.readings if not all(file.exists() for file in reading.files(part))]
+        return [reading for reading in self.readings if not all(have(file) for file in reading.files(part))]
 
 
 def parts_of(num_videos: int, layout: ViewLayout) -> list[Part]:
@@ -210,6 +211,7 @@ def read_tokens(extraction: Extraction, reading: Reading) -> np.ndarray:
 def _read(file: Path, part: Part, num_views: int) -> tuple[pa.Table, np.ndarray]:
     remedy = f"remove {file} and evaluate again: it is extracted anew"
     try:
+        have(file)
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise FeatureError(f"features {file} cannot be read ({error}); {remedy}") from error
@@ -230,6 +232,7 @@ def _whole(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(unfinished)
             unfinished.replace(path)
+            send(path)
         finally:
             unfinished.unlink(missing_ok=True)
 
