@@ -10,10 +10,10 @@ from pathlib import Path
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
+from tats_ray.mirror import path_of
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
-from tats_ray.mirror import path_of
 from tats_ray.viewing.look import is_checkpoint
 
 
@@ -51,8 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
         "given",
         nargs="+",
         metavar="CHECKPOINT, VIDEO_OR_FOLDER",
-        help="folders or URIs of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a video, a "
-        "folder of videos or a manifest (.parquet). Without it, the first run's held-out videos",
+        help="folders or URIs of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a "
+        "video, a folder of videos or a manifest (.parquet). Without it, the first run's held-out videos",
     )
     parser.add_argument(
         "--clip", type=int, metavar="N", help="which of the videos, from 0 (default: the first good one)"

@@ -176,9 +176,8 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(stopped))
     except Exception as error:
         log = launch.folder / f"error.worker_{context.rank}.log"
-        write_text(
-            log, without_credentials(traceback.format_exc()), insist=False
-        )  # Ray shows the driver a snippet of it
+        text = without_credentials(traceback.format_exc())  # Ray shows the driver a snippet of it
+        write_text(log, text, insist=False)
         if not _comes_from_a_loss(error):
             ray.get(board.fail.remote(_told(error, log)))
         raise
