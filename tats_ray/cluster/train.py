@@ -18,6 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from tats_ray.cluster.context import Board, LostWorkerError, RayContext, make_board
 from tats_ray.cluster.dataset import ray_shares
+from tats_ray.cluster.rendezvous import torch_config
 from tats_ray.cluster.runtime import machines_without, node_resources, ray_storage, start_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, Run
@@ -81,6 +82,7 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
     return _Trainer(
         _worker,
         train_loop_config={"launch": launch, "board": board},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers
             if cluster.min_workers is None
