@@ -19,7 +19,7 @@ from tats_ray.tracking.store import resolve_uri
 
 METRICS = {
     "validation/random_mask_error": "error on common random masks, ratio 0.9",
-    "probe/rankme": "RankMe of mean features, directions",
+    "probe/centred_rank": "Effective rank of centred mean features, directions",
     "probe/ridge_top1": "ridge probe, top-1 on held-out videos",
 }
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)

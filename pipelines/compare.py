@@ -13,13 +13,12 @@ from tats_ray.check import training_rate
 from tats_ray.comparison.collect import Data, prepared
 from tats_ray.comparison.plan import Comparison, Plan, by_arm, cost_rows
 from tats_ray.comparison.recipes import RECIPES, SAMPLERS, comparison, sampler
-from tats_ray.config.command_line import ConfigError, make_parser, overrides_first
+from tats_ray.config.command_line import ended, make_parser, parse
 from tats_ray.config.overrides import change, parse_override
 from tats_ray.config.run import TrainRun
 from tats_ray.data.samples import Sample
 from tats_ray.driver import RUN_ERRORS, RunFailedError
-from tats_ray.interruption import Terminated
-from tats_ray.tracking.store import ui_command, without_credentials
+from tats_ray.tracking.store import ui_command
 
 RATE_SECONDS = 1.0
 PROBES = "probes."
@@ -27,24 +26,21 @@ PROBES = "probes."
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status, 1 when a run failed."""
-    parsed = _parser().parse_intermixed_args(overrides_first(arguments))
-    try:
-        planned, data = prepared(wanted(parsed), Data(*parsed.data))
-        show_cost(planned)
-        if parsed.dry_run:
-            return 0
-        from tats_ray.cluster.compare import compare
+    parsed = parse(_parser(), arguments)
+    return ended(
+        lambda: run(parsed), errors=(RunFailedError, *RUN_ERRORS, ValueError), again="the same command goes on"
+    )
 
-        done = compare(planned, data)
-    except (ConfigError, RunFailedError, *RUN_ERRORS, ValueError) as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("terminated; the same command goes on", file=sys.stderr)
-        return 143
+
+def run(parsed: argparse.Namespace) -> int:
+    """Compare as the command line says, or show what that costs; return the exit status."""
+    planned, data = prepared(wanted(parsed), Data(*parsed.data))
+    show_cost(planned)
+    if parsed.dry_run:
+        return 0
+    from tats_ray.cluster.compare import compare
+
+    done = compare(planned, data)
     for sentence in done.report.sentences:
         print(f"* {sentence}")
     for name, reason in done.missing.items():

@@ -6,7 +6,6 @@ Results go to <run>/evaluations/<number>/ and, as a child run, to the MLflow sto
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,56 +16,41 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tats_ray.config.overrides import ConfigError, knobs, parse_override
+from tats_ray.config.command_line import ended, knobs_parser, parse
+from tats_ray.config.overrides import ConfigError, parse_override
 from tats_ray.data.manifest import Manifest, ManifestError
-from tats_ray.interruption import Terminated, terminable
+from tats_ray.data.part_files import PartError
 from tats_ray.mirror import MirrorError, path_of, where
 from tats_ray.probing.config import TASKS, EvaluationConfig, changed, tasks_of
 from tats_ray.probing.evaluate import FEATURES, evaluate, prepare
 from tats_ray.probing.features import Extract, extract_here
 from tats_ray.probing.frozen import FrozenEncoder
-from tats_ray.probing.parts import Failure, FeatureError
+from tats_ray.probing.parts import Failure
 from tats_ray.probing.record import Recorded, conduct_evaluation
 from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import TrackingError
-from tats_ray.tracking.store import ui_command, without_credentials
+from tats_ray.tracking.store import ui_command
 from tats_ray.training.state import CheckpointError
 
-ERRORS = (CheckpointError, ConfigError, FeatureError, ManifestError, MirrorError, TrackingError, ValueError)
+ERRORS = (CheckpointError, ConfigError, ManifestError, MirrorError, PartError, TrackingError, ValueError)
 """Errors whose message is all that a user needs."""
-OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
-"""What no option takes for its own; a path that holds ``=`` in a folder's name is none."""
 SHOWN = 5
 """Undecodable videos that are named on the terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = [text for text in given if OVERRIDE.match(text)]
-    parsed = make_parser().parse_args([text for text in given if not OVERRIDE.match(text)])
-    try:
-        with terminable():
-            done = run(parsed, overrides)
-    except ERRORS as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the features that are there", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("terminated; the same command goes on from the features that are there", file=sys.stderr)
-        return 143
-    report(done)
-    return 0
+    parsed = parse(make_parser(), arguments)
+    return ended(
+        lambda: report(run(parsed)), errors=ERRORS, again="the same command goes on from the features that are there"
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Declare the arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    parser = knobs_parser(
+        __doc__ or "", EvaluationConfig(), usage="--checkpoint RUN_OR_PATH --task TASK [TASK ...] --data TRAIN TEST"
     )
-    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this, and every setting, and exit")
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN_OR_PATH", help="folder or URI of a run, or of one checkpoint"
     )
@@ -79,13 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="labelled manifests of pipelines/index_videos.py; names of the classes stand in MANIFEST_STEM.classes.txt "
         "beside one of them, line n for class n, where there is such a file",
     )
-    parser.usage = "%(prog)s --checkpoint RUN_OR_PATH --task TASK [TASK ...] --data TRAIN TEST [path=value ...]"
     return parser
 
 
-def run(parsed: argparse.Namespace, overrides: Sequence[str]) -> Recorded:
+def run(parsed: argparse.Namespace) -> Recorded:
     """Evaluate as the command line says."""
-    config = changed(EvaluationConfig(), [parse_override(text) for text in overrides])
+    config = changed(EvaluationConfig(), [parse_override(text) for text in parsed.overrides])
     tasks = tasks_of(parsed.task)
     here = config.cluster.num_workers == 0
     on_gpu = torch.cuda.is_available() and config.cluster.use_gpu is not False
@@ -158,23 +141,6 @@ def undecoded(failures: Sequence[Failure], *, of: str, at: Path) -> str:
     first = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:SHOWN])
     more = f"; all of them in {where(at / 'evaluation.json')}" if len(failures) > SHOWN else ""
     return f"{len(failures)} {of}: {first}{more}"
-
-
-class _Help(argparse.Action):
-    """Prints the options, then the settings."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.print_help()
-        table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
-        for column in ("setting", "type", "default", "meaning"):
-            table.add_column(column, overflow="fold")
-        for knob in knobs(EvaluationConfig()):
-            default = "null" if knob.default is None else str(knob.default)
-            cells = (knob.path, knob.type, default, " ".join(knob.meaning.split()))
-            table.add_row(*(cell.replace("[", "\\[") for cell in cells))
-        print("\nsettings (path=value):")
-        Console().print(table)
-        parser.exit()
 
 
 if __name__ == "__main__":

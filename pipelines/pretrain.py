@@ -7,7 +7,7 @@ import torch
 
 from tats_ray.check import check, first_change
 from tats_ray.cluster.train_command import add_options, run_command
-from tats_ray.config.command_line import make_parser, resolve
+from tats_ray.config.command_line import make_parser, parse, resolve
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import results_root
 from tats_ray.recipes import RECIPES, recipe
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="decode 100 clips, train a few steps, say how fast and what to change first",
     )
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = parse(parser, arguments)
     return run_command(
         lambda: resolve(parsed, recipe),
         parsed,

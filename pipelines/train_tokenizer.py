@@ -3,7 +3,7 @@
 import sys
 
 from tats_ray.cluster.train_command import add_options, run_command
-from tats_ray.config.command_line import make_parser, resolve
+from tats_ray.config.command_line import make_parser, parse, resolve
 from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.driver import Outcome
 from tats_ray.mirror import where
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser(__doc__ or "", TOKENIZER_RECIPES, default="tokenizer-tiny")
     add_options(parser)
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = parse(parser, arguments)
     return run_command(lambda: resolve(parsed, tokenizer_recipe, TokenizerRun), parsed, lines=lines)
 
 

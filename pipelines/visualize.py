@@ -7,35 +7,38 @@ import argparse
 import sys
 from pathlib import Path
 
+from tats_ray.config.command_line import ended
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
 from tats_ray.mirror import path_of
-from tats_ray.tracking.store import without_credentials
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
 from tats_ray.viewing.look import is_checkpoint
+
+ERRORS = (CheckpointError, ConfigError, DecodeError, ManifestError, ValueError, OSError)
+"""Errors whose message is all that a user needs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
-    try:
-        checkpoints, source = divided(options.given)
-        album = make_album(
-            checkpoints,
-            source,
-            out=options.out,
-            motion=options.format,
-            clip=options.clip,
-            token=None if options.token is None else place(options.token),
-            among=options.among,
-        )
-    except (CheckpointError, ConfigError, DecodeError, ManifestError, ValueError, OSError) as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
-        return 1
+    return ended(lambda: run(options), errors=ERRORS, again="the same command draws anew")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw as the command line says."""
+    checkpoints, source = divided(options.given)
+    album = make_album(
+        checkpoints,
+        source,
+        out=options.out,
+        motion=options.format,
+        clip=options.clip,
+        token=None if options.token is None else place(options.token),
+        among=options.among,
+    )
     show(album)
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from rich.console import Console
 
 from tats_ray.claims import next_number
@@ -25,6 +24,7 @@ from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
 from tats_ray.data.cache import frames_gib
 from tats_ray.data.code_rows import CodesError
+from tats_ray.data.lengths import check_lengths
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.order import epoch_length, split_held_out
 from tats_ray.data.places import is_uri
@@ -186,15 +186,7 @@ def prepare(run: R) -> tuple[R, Manifest]:
     rows, _ = split_held_out(len(manifest), held_out=data.held_out, seed=run.seed)
     videos = manifest.select(rows)
     _check_goes_on(run, total_steps=run.total_steps(epoch_length(videos.parts)))
-    lengths = manifest.table.column("num_frames" if data.fps is None else "duration").to_pylist()
-    longest = manifest.record(int(np.argmax(lengths)))
-    if data.pace.latest_start(longest) < 0 and data.short_videos != "loop":
-        pace = f"data.frame_stride={data.frame_stride}" if data.fps is None else f"data.fps={data.fps:g}"
-        raise ConfigError(
-            f"a clip of data.num_frames={data.num_frames} at {pace} is longer than every video of {manifest.name} "
-            f"(longest: {longest.num_frames} frames, {longest.duration:.3g} s); take fewer frames, closer ones, "
-            f"or data.short_videos=loop"
-        )
+    check_lengths(data, manifest, remedy="fewer frames, closer ones, or data.short_videos=loop")
     _check_cache(run, videos)
     check_init(run)
     return with_codes(run, manifest), manifest

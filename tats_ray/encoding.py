@@ -12,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from tats_ray.config.error import ConfigError
 from tats_ray.config.tokenizer_run import TokenizerRun, read_tokenizer
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.code_rows import CodesAbout, coded_row, cuts_of, part_file, pixels_of, write_part
+from tats_ray.data.code_rows import CodesAbout, coded_row, cuts_of, pixels_of, write_part
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import Part, cut, part_file
 from tats_ray.data.views import Crops
 from tats_ray.probing.config import ExtractionConfig
 from tats_ray.probing.decoding import ViewLayout, Views
-from tats_ray.probing.features import ViewDecoder, decoded_parts
 from tats_ray.probing.frozen import checkpoint_at
-from tats_ray.probing.parts import Part, parts_of
+from tats_ray.probing.work import Work, make_here
 from tats_ray.tokenizer.model import AdaptiveTokenizer, check_window
 
 
@@ -101,25 +101,15 @@ class FrozenTokenizer:
         return codes.int().cpu().numpy(), importance.cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """All that is to be encoded of one manifest; plain data, pickled to wherever that happens."""
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Work):
+    """All that is to be encoded of one manifest."""
 
-    checkpoint: Path
-    folder: Path
-    layout: ViewLayout
     about: CodesAbout
-    batch: int
-    guard: GuardConfig
-    num_videos: int
 
-    def parts(self) -> list[Part]:
-        """Return all parts, in order."""
-        return parts_of(self.num_videos, self.layout)
-
-    def missing(self) -> list[Part]:
-        """Return the parts whose file is missing."""
-        return [part for part in self.parts() if not part_file(self.folder, part.number).exists()]
+    def files(self, part: Part) -> list[Path]:
+        """Return the one file of a part."""
+        return [part_file(self.folder, part.number)]
 
 
 def plan(frozen: FrozenTokenizer, manifest: Manifest, config: EncodingConfig, *, folder: Path) -> Encoding:
@@ -153,10 +143,18 @@ def plan(frozen: FrozenTokenizer, manifest: Manifest, config: EncodingConfig, *,
         crops=data.crops,
         flips=data.flip,
         manifest=manifest.hash,
-        parts=len(parts_of(len(manifest), layout)),
+        parts=len(cut(len(manifest), video_bytes=layout.video_bytes)),
     )
     guard = GuardConfig(**config.model_dump(include=set(GuardConfig.model_fields)))
-    return Encoding(frozen.checkpoint, folder, layout, about, config.batch, guard, len(manifest))
+    return Encoding(
+        checkpoint=frozen.checkpoint,
+        folder=folder,
+        layout=layout,
+        about=about,
+        batch=config.batch,
+        guard=guard,
+        num_videos=len(manifest),
+    )
 
 
 def encode_here(
@@ -167,12 +165,7 @@ def encode_here(
     advance: Callable[[int], object] = lambda videos: None,
 ) -> None:
     """Make the missing parts in this process: threads decode, each in a child; this thread encodes."""
-    missing = encoding.missing()
-    advance(encoding.num_videos - sum(len(part.rows) for part in missing))
-    with ViewDecoder(encoding.guard) as decode:
-        for part, records, views in decoded_parts(missing, manifest, encoding.layout, decode=decode):
-            encode_part(frozen, encoding, part, records, views)
-            advance(len(part.rows))
+    make_here(frozen, manifest, encoding, encode=encode_part, advance=advance)
 
 
 def encode_part(
@@ -183,12 +176,12 @@ def encode_part(
     for record, found in zip(records, views, strict=True):
         cuts = cuts_of(record, layout.clip.pace, segments=layout.segments, crops=layout.crops, flips=about.flips)
         if found.video is None:
-            rows += [coded_row(record.id, cut, about, found.reason) for cut in cuts]
+            rows += [coded_row(record.id, one, about, found.reason) for one in cuts]
             continue
         clips = np.concatenate([found.video, found.video[:, :, :, ::-1]]) if about.flips else found.video
         pieces = [
             frozen.encode(clips[start : start + encoding.batch]) for start in range(0, len(clips), encoding.batch)
         ]
         coded = [pair for codes, importance in pieces for pair in zip(codes, importance, strict=True)]
-        rows += [coded_row(record.id, cut, about, pair) for cut, pair in zip(cuts, coded, strict=True)]
+        rows += [coded_row(record.id, one, about, pair) for one, pair in zip(cuts, coded, strict=True)]
     write_part(encoding.folder, part.number, rows)

@@ -26,7 +26,8 @@ FAULTS = {
     "in_a_decode": "a clip is being decoded",
 }
 
-NOTED_SECONDS = 20.0
+NOTED_SECONDS = 300.0
+"""When to give up; a second is enough."""
 
 
 def arm(fault: str | None, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What the driver of a sweep notes while Tune runs it: endings in the journal, progress and clones on the terminal."""
 
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -49,8 +50,8 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write down that a trial was lost more often than is allowed, or that Tune could not run it."""
-        error = trial.get_error()
-        self._end(trial, "failed", "its process was lost" if error is None else last_line(error))
+        # As Tune wrote it just now; trial.get_error() reads a copy of that, which may come later.
+        self._end(trial, "failed", last_line(Path(trial.error_file).read_text()))
 
     def _end(self, trial: Any, status: TrialStatus, reason: str | None) -> None:
         config = trial.config["trial"]
@@ -68,8 +69,8 @@ class Recorder(tune.Callback):
         self._progress.update(self._task, advance=1)
 
 
-def last_line(error: BaseException) -> str:
-    """Return what an error that crossed processes says in the end."""
+def last_line(error: BaseException | str) -> str:
+    """Return what an error that crossed processes, or its text, says in the end."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.sample import Categorical, Float, Integer
 
@@ -61,7 +62,7 @@ def make_scheduler(space: SearchSpace, options: Options, *, total_steps: int, ch
             )
         case "pbt":
             random.seed(options.seeds[0])  # of Tune's own choices
-            return PopulationBasedTraining(
+            return EvenPopulation(
                 time_attr="step",
                 perturbation_interval=max(checkpoint_every, total_steps // PERTURBATIONS),
                 hyperparam_mutations={"trial": {"knobs": _mutations(space)}},
@@ -71,6 +72,41 @@ def make_scheduler(space: SearchSpace, options: Options, *, total_steps: int, ch
             )
         case never:
             assert_never(never)
+
+
+class EvenPopulation(PopulationBasedTraining):
+    """Compares a population at equal steps: who has come so far waits, paused, for all that have not ended.
+
+    So it does not depend on their speed who is cloned, and a population may be larger than what is trained at once.
+    Tune's own class would wait for ever for a trial that ended on the way.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(synch=True, **options)
+        self._gone: list[Trial] = []
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+        """Pause a trial that has come to where the population is compared, and compare it when it is the last."""
+        for gone in self._gone:
+            # Nobody waits for it.
+            self._trial_state[gone].last_train_time = int(self._next_perturbation_sync)
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict) -> None:
+        """Let the others go on without it."""
+        self._leave(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Let the others go on without it."""
+        self._leave(tune_controller, trial)
+
+    def _leave(self, tune_controller: Any, trial: Trial) -> None:
+        self._gone.append(trial)
+        self._trial_state[trial].last_score = None  # Tune calls it running for a while
+        for other in tune_controller.get_trials():
+            state = self._trial_state[other]
+            if other not in self._gone and state.last_train_time >= self._next_perturbation_sync:
+                self.on_trial_result(tune_controller, other, state.last_result or {})
 
 
 def _check_pbt(space: SearchSpace, options: Options) -> None:

@@ -1,7 +1,7 @@
 """What every sweep's script does: resolve the base run, make videos if none are given, sweep, show the table."""
 
 import argparse
-import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -12,38 +12,36 @@ from rich.text import Text
 from tats_ray.cluster.index import index_videos
 from tats_ray.cluster.search_space import SearchSpace
 from tats_ray.cluster.tune import SweepResult, sweep
-from tats_ray.config.command_line import make_parser, overrides_first, resolve
+from tats_ray.config.command_line import ended, make_parser, parse, resolve
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
-from tats_ray.interruption import Terminated
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.sweeping.journal import Options
 from tats_ray.sweeping.ranking import Ranking
 from tats_ray.sweeping.verdict import described, shown, with_spread
-from tats_ray.tracking.store import ui_command, without_credentials
+from tats_ray.tracking.store import ui_command
 
 
 def main(space: SearchSpace, *, description: str) -> int:
     """Run a sweep from the command line; return the exit status, 1 when a trial failed."""
-    parsed = _parser(space, description).parse_intermixed_args(overrides_first(None))
-    try:
+    parsed = parse(_parser(space, description))
+
+    def work() -> int:
+        asked = judged(space, parsed)
         run = resolve(parsed, recipe)
         if run.data.manifest is None:
             run = change(run, [("data.manifest", str(synthetic_manifest(run)))])
-        result = sweep(space, run, options(space, parsed, run), resume=parsed.resume)
-    except (*RUN_ERRORS, RunFailedError, ValueError) as error:
-        sys.stderr.write(f"error: {without_credentials(str(error))}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command with --resume and the sweep's name goes on\n")
-        return 130
-    except Terminated:
-        sys.stderr.write("terminated; the same command with --resume and the sweep's name goes on\n")
-        return 143
-    show(space, result)
-    return int(any(trial.status == "failed" for trial in result.trials))
+        result = sweep(asked, run, options(asked, parsed, run), resume=parsed.resume)
+        show(asked, result)
+        return int(any(trial.status == "failed" for trial in result.trials))
+
+    return ended(
+        work,
+        errors=(RunFailedError, *RUN_ERRORS, ValueError),
+        again="the same command with --resume and the sweep's name goes on",
+    )
 
 
 def _parser(space: SearchSpace, description: str) -> argparse.ArgumentParser:
@@ -72,8 +70,27 @@ def _parser(space: SearchSpace, description: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--rank-at", choices=("steps", "flops"), default=None, help="compare at equal steps or equal FLOPs (steps)"
     )
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        help=f"what ranks, as docs/metrics.md names it, with --mode (default: {space.metric})",
+    )
+    group.add_argument("--mode", choices=("min", "max"), help="whether a lower or a higher --metric is better")
     group.add_argument("--resume", metavar="NAME", help="go on with an interrupted sweep, as its options were")
     return parser
+
+
+def judged(space: SearchSpace, parsed: argparse.Namespace) -> SearchSpace:
+    """Return the space with the metric of the flags, if they name one.
+
+    Raises:
+        ValueError: One of ``--metric`` and ``--mode`` is given without the other.
+    """
+    if (parsed.metric is None) != (parsed.mode is None):
+        raise ValueError(
+            "--metric and --mode go together: what ranks, and whether a lower (min) or higher (max) is better"
+        )
+    return space if parsed.metric is None else replace(space, metric=parsed.metric, mode=parsed.mode)
 
 
 def options(space: SearchSpace, parsed: argparse.Namespace, run: TrainRun) -> Options:

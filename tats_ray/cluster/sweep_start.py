@@ -69,6 +69,7 @@ def begin(space: SearchSpace, run: TrainRun, options: Options) -> Begun:
         name=f"{space.name}-{folder.name}",
         options=options,
         domains=_in_words(space),
+        judged_by=f"{space.mode} {space.metric}",
         base=base.model_dump(mode="json"),
         starts=starts,
         trials=[
@@ -165,6 +166,8 @@ def _check_same(space: SearchSpace, plan: Plan, now_run: TrainRun, before_run: T
     ]
     if plan.domains != _in_words(space):
         changed.append(f"the domains were {plan.domains}, are {_in_words(space)}")
+    if plan.judged_by != (judged_by := f"{space.mode} {space.metric}"):
+        changed.append(f"it was judged by {plan.judged_by}, is by {judged_by}")
     if changed:
         raise ConfigError(
             f"--resume {name}: the sweep was started differently: {'; '.join(changed)}. Repeat its settings to resume "

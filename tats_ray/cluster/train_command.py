@@ -13,10 +13,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from tats_ray.config.command_line import ended
 from tats_ray.config.files import to_yaml
 from tats_ray.config.run import Run
 from tats_ray.driver import RUN_ERRORS, Launch, Outcome, RunFailedError, conduct
-from tats_ray.interruption import Terminated
 from tats_ray.mirror import read_text, where
 from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.worker import LEDGER, describe
@@ -47,22 +47,22 @@ def run_command(
         lines: What is printed of the end, between the tables and where things are, by name.
         instead: Done instead of training, where it is given.
     """
-    try:
+
+    def work() -> int:
         run = resolve()
         if instead is not None:
             return instead(run)
         if parsed.dry_run:
             return show(run)
         outcome = conduct(run, executor(run), check=checker(run), fresh=parsed.fresh)
-    except (RunFailedError, *RUN_ERRORS, ValueError) as error:
-        sys.stderr.write(f"error: {without_credentials(str(error))}\n")
-        return 1
-    except KeyboardInterrupt:
-        return _stopped("interrupted", 130)
-    except Terminated:
-        return _stopped("terminated", 143)
-    report(outcome, lines(outcome))
-    return 0
+        report(outcome, lines(outcome))
+        return 0
+
+    return ended(
+        work,
+        errors=(RunFailedError, *RUN_ERRORS, ValueError),
+        again="the same command resumes a run that is not finished from its last checkpoint",
+    )
 
 
 def executor(run: Run) -> Callable[[Launch], None]:
@@ -131,8 +131,3 @@ def time_table(ledger: dict) -> Table:
     mfu = ledger["flops"] / total / ledger["peak_flops"]
     table.add_row("all", str(timedelta(seconds=round(total))), f"MFU {100 * mfu:.1f} %")
     return table
-
-
-def _stopped(how: str, status: int) -> int:
-    sys.stderr.write(f"{how}; the same command resumes a run that is not finished from its last checkpoint\n")
-    return status

@@ -127,6 +127,7 @@ def _run_trials(begun: Begun) -> None:
         suggested = SuggestedTrials(begun.space, begun.plan, begun.journal, judge=partial(not_worth_starting, begun))
     elif not waiting:
         return
+    in_turns = options.scheduler == "pbt"  # all take part from the beginning, and what does not fit is paused
     total = (options.trials or 0) * len(options.seeds) if suggested else len(begun.plan.trials)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(begun.plan.name, total=total, completed=len(settled))
@@ -145,8 +146,8 @@ def _run_trials(begun: Begun) -> None:
                     checkpoint_every=base.training.checkpoint_every,
                 ),
                 num_samples=total if suggested else 1,
-                max_concurrent_trials=concurrent_trials(base, ray.cluster_resources()["CPU"]),
-                reuse_actors=options.scheduler != "pbt",  # which pauses trials: a process kept would keep their names
+                max_concurrent_trials=None if in_turns else concurrent_trials(base, ray.cluster_resources()["CPU"]),
+                reuse_actors=not in_turns,  # a process that is kept would keep the name of the trial that it paused
                 trial_name_creator=_name_of,
                 trial_dirname_creator=lambda trial: f"{_name_of(trial)}-{trial.trial_id}",
             ),

@@ -1,16 +1,13 @@
 """Comparisons by name: each docstring states what it is for and what it takes."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from tats_ray.comparison.plan import Arm, Comparison
-from tats_ray.config.error import ConfigError
 from tats_ray.config.overrides import change
 from tats_ray.recipes import recipe
+from tats_ray.recipes.named import named
 
-T = TypeVar("T")
 VISIBLE = "masking.visible"
 
 
@@ -111,7 +108,8 @@ def oracles() -> Comparison:
     names = ("random", "oracle-1.5", "oracle", "oracle-3", "tats")
     return replace(
         base,
-        run=change(base.run, [("name", "compare-oracles"), ("data.frame_stride", 1)]),
+        # Every third frame: from one to the next things move too little, at 48 pixels, for probes to tell directions.
+        run=change(base.run, [("name", "compare-oracles"), ("data.frame_stride", 3)]),
         arms=[SAMPLERS[name] for name in names],
         references=("random",),
     )
@@ -154,7 +152,7 @@ def comparison(name: str) -> Comparison:
     Raises:
         ConfigError: There is none.
     """
-    return _by_name(name, RECIPES, "comparison")()
+    return named(name, RECIPES, what="comparison")()
 
 
 def sampler(name: str) -> Arm:
@@ -163,12 +161,4 @@ def sampler(name: str) -> Arm:
     Raises:
         ConfigError: There is none.
     """
-    return _by_name(name, SAMPLERS, "sampler")
-
-
-def _by_name(name: str, known: dict[str, T], what: str) -> T:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no {what} {name!r}{hint} There are: {', '.join(known)}")
-    return known[name]
+    return named(name, SAMPLERS, what="sampler")

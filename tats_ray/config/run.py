@@ -7,8 +7,9 @@ tokenizer. The loop, its launchers and its records know a ``Run`` alone.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
@@ -146,9 +147,9 @@ class Run(BaseModel, ABC):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        parts = {name: getattr(self, name) for name in ("data", *self.shaped_by)}
         try:
-            with torch.device("meta"):  # allocates nothing; each part checks the settings it is built from
-                self.build_method(total_steps=1)
+            _build_on_meta(type(self), self.training.global_batch, **parts)
         except (OverflowError, RuntimeError, TypeError) as error:  # torch's words for more than it can count
             raise ValueError(
                 f"no model of these sizes can be built ({error}); the largest of them is probably mistyped: see "
@@ -250,3 +251,14 @@ class TrainRun(Run):
             "target tokens": f"{planner.target.count:,}",
             "parameters, encoder": f"{encoder:,}",
         }
+
+
+@lru_cache(maxsize=256)
+def _build_on_meta(kind: type[Run], global_batch: int, **parts: Any) -> None:
+    """Have each part check the settings that it is built from; nothing is allocated.
+
+    What passed is remembered: the runs of a sweep or a comparison, hundreds of them, differ in little of it.
+    """
+    training = TrainingConfig.model_construct(global_batch=global_batch)
+    with torch.device("meta"):
+        kind.model_construct(training=training, **parts).build_method(total_steps=1)

@@ -9,7 +9,6 @@ very pixels: whoever reads a row shows a model the clip that the row names, and 
 """
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from tats_ray.data.clips import ClipConfig
 from tats_ray.data.frames import Pace
 from tats_ray.data.manifest import VideoRecord
+from tats_ray.data.part_files import PartError, part_file, write_whole
 from tats_ray.data.scaling import Crop
 from tats_ray.data.views import Crops, segment_starts, view_crops
 
@@ -45,8 +45,8 @@ GROUP = 16
 """Rows that are written, and read, together."""
 
 
-class CodesError(Exception):
-    """Cached codes cannot be written, read or used for a clip; the message says why, and the way out."""
+class CodesError(PartError):
+    """Cached codes cannot be read or used for a clip; the message says why, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class CodesAbout:
 
         Raises:
             CodesError: It says something else: the folder holds codes of other clips or of another tokenizer.
+            PartError: It cannot be written.
         """
         there = folder / ABOUT
         if there.exists():
@@ -103,7 +104,7 @@ class CodesAbout:
                 )
             return
         text = json.dumps(vars(self), indent=2)
-        _whole(there, lambda path: path.write_text(text))
+        write_whole(there, lambda path: path.write_text(text))
 
     @classmethod
     def read(cls, folder: Path) -> "CodesAbout":
@@ -138,11 +139,6 @@ def cuts_of(record: VideoRecord, pace: Pace, *, segments: int, crops: Crops, fli
     return plain + [Cut(cut.start, cut.crop, True) for cut in plain if flips]
 
 
-def part_file(folder: Path, number: int) -> Path:
-    """Return where a part lies."""
-    return folder / f"part_{number:05d}.parquet"
-
-
 def coded_row(video: str, cut: Cut, about: CodesAbout, coded: tuple[np.ndarray, np.ndarray] | str) -> dict[str, Any]:
     """Return a row: codes and importance of a clip, or the reason why there are none."""
     codes, importance = (None, None) if isinstance(coded, str) else coded
@@ -165,20 +161,7 @@ def write_part(folder: Path, number: int, rows: Iterable[Mapping[str, Any]]) -> 
     """Write a part, whole or not at all.
 
     Raises:
-        CodesError: It cannot be written.
+        PartError: It cannot be written.
     """
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    _whole(part_file(folder, number), lambda path: pq.write_table(table, path, row_group_size=GROUP))
-
-
-def _whole(path: Path, write: Any) -> None:
-    """Have a file written under another name and take its own when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(unfinished)
-        unfinished.replace(path)
-    except OSError as error:
-        raise CodesError(f"{path} cannot be written: {error}; free space there, or make the folder writable") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(part_file(folder, number), lambda path: pq.write_table(table, path, row_group_size=GROUP))

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.code_rows import GROUP, VERSION, Coded, CodesAbout, CodesError, Cut, part_file, pixels_of
+from tats_ray.data.code_rows import GROUP, VERSION, Coded, CodesAbout, CodesError, Cut, pixels_of
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import part_file
 from tats_ray.data.scaling import Crop
 
 _KEY = ("video", "start", "crop", "flip", "tokenizer", "reason")

@@ -30,6 +30,29 @@ def rankme(features: Tensor) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
+def centred_rank(features: Tensor) -> float:
+    """Return the effective rank of features whose mean is taken away: along how many directions they differ.
+
+    RankMe's formula on centred features. Means over a clip's tokens share a large part, since every clip has the same
+    positions; RankMe measures that part above all, and falls while features spread.
+
+    Args:
+        features: Floating ``[rows, features]``.
+
+    Returns:
+        From 1 to min(rows, features), up to the epsilon; 0 if all rows are equal.
+
+    Raises:
+        ValueError: ``features`` is no finite matrix.
+    """
+    check_features(features)
+    wide = features.double()
+    centred = wide - wide.mean(0)
+    if torch.linalg.vector_norm(centred) <= _ROUNDING * torch.linalg.vector_norm(wide):
+        return 0.0
+    return rankme(centred)
+
+
 def spectrum(features: Tensor) -> Tensor:
     """Return the singular values of centred features, largest first, as shares that sum to 1.
 

@@ -1,7 +1,6 @@
 """How well a tokenizer rebuilds clips, and what it keeps of them."""
 
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.averages import Averages
@@ -9,6 +8,9 @@ from tats_ray.methods.averages import Averages
 
 def measure_pixels(rebuilt: Tensor, real: Tensor, averages: Averages) -> None:
     """Add PSNR and SSIM of each clip, and the PSNR of its mean colour, for ``[batch, 3, frames, rows, columns]``."""
+    # Here, since torchmetrics loads transformers and scipy: seconds for each process, of any kind of run.
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
     psnr = {"dim": (1, 2, 3, 4), "reduction": "none", "data_range": 1.0}
     averages.add("validation/psnr", peak_signal_noise_ratio(rebuilt, real, **psnr))
     mean = real.mean((2, 3, 4), keepdim=True).expand_as(real)

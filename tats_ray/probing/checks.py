@@ -4,12 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.probing.config import EvaluationConfig, Task
-from tats_ray.probing.decoding import ViewLayout
 from tats_ray.probing.frozen import FrozenEncoder
 
 SHOWN = 3
@@ -46,24 +43,6 @@ def check_labels(train: Manifest, test: Manifest) -> int:
             f"of two classes at least"
         )
     return max(classes[0]) + 1
-
-
-def check_lengths(manifest: Manifest, layout: ViewLayout) -> None:
-    """Refuse a manifest of which every video is shorter than a view.
-
-    Raises:
-        ConfigError: It is so.
-    """
-    clip = layout.clip
-    lengths = manifest.table.column("num_frames" if clip.fps is None else "duration").to_pylist()
-    longest = manifest.record(int(np.argmax(lengths)))
-    if clip.pace.latest_start(longest) < 0:
-        pace = f"data.frame_stride={clip.frame_stride}" if clip.fps is None else f"data.fps={clip.fps:g}"
-        raise ConfigError(
-            f"a view of {clip.num_frames} frames at {pace}, as the checkpoint was trained with, is longer than every "
-            f"video of {manifest.name} (longest: {longest.num_frames} frames, {longest.duration:.3g} s); take longer "
-            f"videos, or a checkpoint that was trained on shorter or denser clips"
-        )
 
 
 def check_neighbors(train: Manifest, tasks: Sequence[Task], config: EvaluationConfig) -> None:

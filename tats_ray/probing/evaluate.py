@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.guard import GuardConfig
+from tats_ray.data.lengths import check_lengths
 from tats_ray.data.manifest import Manifest
-from tats_ray.probing.checks import Overlaps, check_labels, check_lengths, check_neighbors, check_overlaps
+from tats_ray.probing.checks import Overlaps, check_labels, check_neighbors, check_overlaps
 from tats_ray.probing.config import EvaluationConfig, Task
 from tats_ray.probing.features import Extract, extract_here, layout_of, plan_extraction, tokens_gib
 from tats_ray.probing.frozen import ORDERS, FrozenEncoder, Order
@@ -55,7 +56,7 @@ def evaluate(
     Raises:
         ManifestError: Labels are missing or do not fit, or test videos were trained on.
         ConfigError: A setting does not fit these videos.
-        FeatureError: No video decodes, or features cannot be written or read.
+        FeatureError, PartError: No video decodes, or features cannot be written or read.
     """
     ready = prepare(frozen, train, test, tasks, config, features=features)
     plans = ready.plans
@@ -95,7 +96,11 @@ def prepare(
     check_neighbors(train, tasks, config)
     overlaps = check_overlaps(frozen, train, test, allowed=config.allow_overlap)
     for manifest, extraction in ((train, plans["train"]), (test, plans["test"])):
-        check_lengths(manifest, extraction.layout)
+        check_lengths(
+            extraction.layout.clip,
+            manifest,
+            remedy="a checkpoint that was trained on shorter or denser clips, or short_videos=loop",
+        )
     return Prepared(plans, num_classes, overlaps, check_room(frozen, plans, config))
 
 

@@ -1,67 +1,29 @@
 """Features of a manifest's views: decoded once, encoded for each way of looking at them, written part by part."""
 
-import os
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, Self, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
 
 from tats_ray.data.clips import ClipConfig
-from tats_ray.data.guard import GuardConfig, GuardedDecoder
+from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import Part
 from tats_ray.data.views import Crops
-from tats_ray.probing.decoding import ViewLayout, Views, decode_record
+from tats_ray.probing.decoding import ViewLayout, Views
 from tats_ray.probing.frozen import FrozenEncoder, Order, slot_means
-from tats_ray.probing.parts import Extraction, Part, Reading, identified, write_part
-
-GIB = 2**30
-PARTS_AHEAD = 2
-"""Parts that are decoded while one is encoded."""
+from tats_ray.probing.parts import Extraction, Reading, identified, write_part
+from tats_ray.probing.work import GIB, ViewDecoder, make_here
 
 
 class Extract(Protocol):
     """Makes the parts that an extraction misses: :func:`extract_here`, or Ray's in ``cluster/features.py``."""
 
     def __call__(self, frozen: FrozenEncoder, manifest: Manifest, extraction: Extraction) -> None:
-        """Return when every part is there; raise FeatureError where one cannot be made."""
+        """Return when every part is there; raise PartError where one cannot be made."""
         ...
-
-
-class ViewDecoder:
-    """Decodes views in guarded child processes, and may keep them for the next encoder that looks at the same videos.
-
-    Example:
-        >>> with ViewDecoder(GuardConfig(), keep_gib=2) as decoder:
-        ...     for frozen in encoders:
-        ...         evaluate(frozen, ..., extract=partial(extract_here, decoder=decoder))
-    """
-
-    def __init__(self, guard: GuardConfig, *, keep_gib: float = 0) -> None:
-        """Guard by the configuration; views are kept as long as they have room in ``keep_gib``."""
-        self._decode = GuardedDecoder(guard)
-        self._room = int(keep_gib * GIB)
-        self._kept: OrderedDict[tuple[str, ViewLayout], Views] = OrderedDict()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._decode.__exit__(*error)
-
-    def __call__(self, record: VideoRecord, layout: ViewLayout) -> Views:
-        """Return a video's views; called by several threads."""
-        key = (f"{record.id} {record.content}", layout)
-        found = self._kept.get(key)
-        if found is None:
-            found = decode_record(record, layout, decode=self._decode)
-            if self._room >= layout.video_bytes:
-                self._room -= layout.video_bytes
-                self._kept[key] = found
-        return found
 
 
 def layout_of(
@@ -117,6 +79,7 @@ def plan_extraction(
         readings.append(Reading(folder, text, token_ratio=ratio, order=order, with_tokens=with_tokens))
     return Extraction(
         checkpoint=frozen.checkpoint,
+        folder=root,
         layout=layout,
         readings=tuple(readings),
         seed=seed,
@@ -150,37 +113,11 @@ def extract_here(
         decoder: Whose views are used; one of its own by default.
         advance: Told how many more videos are done.
     """
-    if decoder is None:
-        with ViewDecoder(extraction.guard) as own:
-            return extract_here(frozen, manifest, extraction, decoder=own, advance=advance)
-    missing = extraction.missing()
-    advance(extraction.num_videos - sum(len(part.rows) for part in missing))
-    for part, records, views in decoded_parts(missing, manifest, extraction.layout, decode=decoder):
-        encode_part(frozen, extraction, part, [one.id for one in records], views)
-        advance(len(part.rows))
-    return None
-
-
-def decoded_parts(
-    parts: Sequence[Part], manifest: Manifest, layout: ViewLayout, *, decode: Callable[[VideoRecord, ViewLayout], Views]
-) -> Iterator[tuple[Part, list[VideoRecord], list[Views]]]:
-    """Yield parts in order, with their videos and what these gave; some more are decoded by threads meanwhile."""
-    waiting: deque[tuple[Part, list[VideoRecord], list[Future[Views]]]] = deque()
-    pool = ThreadPoolExecutor(_cores(), thread_name_prefix="views")
-    try:
-        for part in [*parts, *[None] * PARTS_AHEAD]:
-            if part is not None:
-                records = [manifest.record(row) for row in part.rows]
-                waiting.append((part, records, [pool.submit(decode, one, layout) for one in records]))
-            if len(waiting) > PARTS_AHEAD or (part is None and waiting):
-                ready, records, views = waiting.popleft()
-                yield ready, records, [one.result() for one in views]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    make_here(frozen, manifest, extraction, encode=encode_part, decoder=decoder, advance=advance)
 
 
 def encode_part(
-    frozen: FrozenEncoder, extraction: Extraction, part: Part, ids: Sequence[str], views: Sequence[Views]
+    frozen: FrozenEncoder, extraction: Extraction, part: Part, records: Sequence[VideoRecord], views: Sequence[Views]
 ) -> None:
     """Encode the views of a part in every way that is still missing, and write them.
 
@@ -188,15 +125,15 @@ def encode_part(
         frozen: The encoder.
         extraction: What to make.
         part: Which videos.
-        ids: Their ids in the manifest; with the view's number, a view's name in all draws.
+        records: They; an id and the number of a view are that view's name in all draws.
         views: What became of each.
     """
     clip = extraction.layout.clip
     shape = (0, clip.num_frames, clip.crop_size, clip.crop_size, 3)
     video = np.concatenate([np.zeros(shape, np.uint8), *(found.video for found in views if found.video is not None)])
     keys = [
-        f"{name}/{number}"
-        for name, found in zip(ids, views, strict=True)
+        f"{record.id}/{number}"
+        for record, found in zip(records, views, strict=True)
         if found.video is not None
         for number in range(len(found.video))
     ]
@@ -223,7 +160,3 @@ def _encoded(
         if reading.with_tokens:
             tokens.append(encoded.half().cpu().numpy())
     return [np.concatenate(slots), *([np.concatenate(tokens)] if reading.with_tokens else [])]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,10 +10,7 @@ A part holds fixed rows of the manifest, so an extraction that was stopped goes 
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,21 +19,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest
-from tats_ray.mirror import have, send
-from tats_ray.probing.decoding import ViewLayout, Views
+from tats_ray.data.part_files import Part, PartError, part_file, write_whole
+from tats_ray.mirror import have
+from tats_ray.probing.decoding import Views
+from tats_ray.probing.work import Work
 
-PART_BYTES, PART_VIDEOS = 64 * 2**20, 32
-"""What a part holds at most before it is encoded, and how many videos; at least one."""
 _SHAPE = b"shape"  # of one view's features, in a file's metadata
 ABOUT = "features.json"
 VERSION = 1
 """Of what features are; another one makes all be extracted anew."""
 
 
-class FeatureError(Exception):
-    """Features cannot be extracted, written or read; the message says why, and the way out."""
+class FeatureError(PartError):
+    """Features cannot be read, or there are none; the message says why, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -54,55 +50,30 @@ class Reading:
     with_tokens: bool
     """Whether every token is kept beside the means of the time slots."""
 
-    def files(self, part: "Part") -> list[Path]:
+    def files(self, part: Part) -> list[Path]:
         """Return the files of a part."""
         kinds = ("slots", "tokens") if self.with_tokens else ("slots",)
-        return [self.folder / f"part_{part.number:05d}.{kind}.parquet" for kind in kinds]
+        return [part_file(self.folder, part.number, kind) for kind in kinds]
 
 
-@dataclass(frozen=True)
-class Part:
-    """Neighbouring rows of a manifest that are extracted together."""
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Work):
+    """All that is to be extracted from one manifest."""
 
-    number: int
-    rows: range
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """All that is to be extracted from one manifest; plain data, pickled to wherever that happens."""
-
-    checkpoint: Path
-    layout: ViewLayout
     readings: tuple[Reading, ...]
     seed: int
-    batch: int
-    """Views that the encoder sees at once."""
-    guard: GuardConfig
-    num_videos: int
 
     def reading(self, token_ratio: float, order: str) -> Reading:
         """Return one of the readings."""
         return next(one for one in self.readings if (one.token_ratio, one.order) == (token_ratio, order))
 
-    def parts(self) -> list[Part]:
-        """Return all parts, in order; a function of the manifest's length and the layout alone."""
-        return parts_of(self.num_videos, self.layout)
-
-    def missing(self) -> list[Part]:
-        """Return the parts of which a file is missing."""
-        return [part for part in self.parts() if self.unread(part)]
+    def files(self, part: Part) -> list[Path]:
+        """Return the files of a part, for all readings."""
+        return [file for reading in self.readings for file in reading.files(part)]
 
     def unread(self, part: Part) -> list[Reading]:
         """Return the readings of which a part's file is missing."""
         return [reading for reading in self.readings if not all(have(file) for file in reading.files(part))]
-
-
-def parts_of(num_videos: int, layout: ViewLayout) -> list[Part]:
-    """Cut a manifest's rows into parts whose views fit into memory, in order."""
-    size = max(1, min(PART_VIDEOS, PART_BYTES // layout.video_bytes))
-    starts = range(0, num_videos, size)
-    return [Part(number, range(start, min(start + size, num_videos))) for number, start in enumerate(starts)]
 
 
 @dataclass(frozen=True)
@@ -143,11 +114,13 @@ def write_part(reading: Reading, part: Part, views: Sequence[Views], features: S
         part: Which videos.
         views: What became of each.
         features: For each of ``reading.files(part)`` those of all views that were decoded, ``[views, any, dim]``.
+
+    Raises:
+        PartError: One cannot be written.
     """
-    with _writing(reading.folder):
-        reading.folder.mkdir(parents=True, exist_ok=True)
-        if not (reading.folder / ABOUT).exists():
-            _whole(reading.folder / ABOUT, lambda path: path.write_text(reading.identity))
+    if not (reading.folder / ABOUT).exists():
+        write_whole(reading.folder / ABOUT, lambda path: path.write_text(reading.identity))
+        send(reading.folder / ABOUT)
     count = [1 if found.video is None else len(found.video) for found in views]
     video = [number for number, times in enumerate(count) for _ in range(times)]
     view = np.concatenate([[-1] if found.video is None else np.arange(len(found.video)) for found in views])
@@ -164,7 +137,8 @@ def write_part(reading: Reading, part: Part, views: Sequence[Views], features: S
             lists = pa.FixedSizeListArray.from_arrays(pa.array(filled.ravel()), int(np.prod(values.shape[1:])))
             table = pa.table({**columns, "features": lists})
             table = table.replace_schema_metadata({_SHAPE: " ".join(map(str, values.shape[1:]))})
-            _whole(file, partial(pq.write_table, table, compression="none"))
+            write_whole(file, partial(pq.write_table, table, compression="none"))
+            send(file)
 
 
 def read_features(extraction: Extraction, reading: Reading, manifest: Manifest) -> Features:
@@ -223,25 +197,3 @@ def _read(file: Path, part: Part, num_views: int) -> tuple[pa.Table, np.ndarray]
     shape = [int(size) for size in (table.schema.metadata or {})[_SHAPE].split()]
     features = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
     return table, features[table["view"].to_numpy() >= 0]
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written under another name and take its own when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    with _writing(path):
-        try:
-            write(unfinished)
-            unfinished.replace(path)
-            send(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FeatureError(
-            f"{path} cannot be written: {error}; free space there, or make the folder writable"
-        ) from error

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tats_ray.data.manifest import Manifest
 from tats_ray.evaluation.accuracy import accuracy
-from tats_ray.evaluation.health import rankme, spectrum
+from tats_ray.evaluation.health import centred_rank, rankme, spectrum
 from tats_ray.evaluation.knn import knn_scores
 from tats_ray.evaluation.probes import attentive_scores, linear_scores
 from tats_ray.evaluation.ridge import ridge_scores
@@ -64,8 +64,9 @@ class Probing:
         """Return effective ranks, and the ridge probe's accuracy with frames in order, reversed and shuffled."""
         config = self._config
         found = {
-            f"health/rankme{ratio_name(ratio)}": rankme(_pooled(self.features("train", ratio, "in_order")))
+            f"health/{name}{ratio_name(ratio)}": rank(_pooled(self.features("train", ratio, "in_order")))
             for ratio in config.token_ratios
+            for name, rank in (("rankme", rankme), ("centred_rank", centred_rank))
         }
         ratio = max(config.token_ratios)
         for order in ORDERS:

@@ -20,12 +20,12 @@ from tats_ray.claims import new_number
 from tats_ray.config.labels import describe_evaluation, named_videos, sampler_tags
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import Manifest
+from tats_ray.data.part_files import PartError
 from tats_ray.data.places import is_uri
 from tats_ray.interruption import Ending, recorded
 from tats_ray.mirror import remove, send, where
 from tats_ray.probing.config import EvaluationConfig, Task
 from tats_ray.probing.frozen import FrozenEncoder
-from tats_ray.probing.parts import FeatureError
 from tats_ray.probing.results import Evaluation
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.charts import confusion_chart, spectrum_chart
@@ -130,7 +130,7 @@ def write_evaluation(
             files.append(folder / "spectrum.png")
             spectrum_chart({name: values.numpy() for name, values in evaluation.spectra.items()}, files[-1])
     except OSError as error:
-        raise FeatureError(f"{folder} cannot be written: {error}; free space there, or make it writable") from error
+        raise PartError(f"{folder} cannot be written: {error}; free space there, or make it writable") from error
     return files
 
 

@@ -1,9 +1,7 @@
 """Pre-training recipes: each docstring states what it is for and what it needs; the numbers are its experiment."""
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from tats_ray.config.overrides import ConfigError, R
 from tats_ray.config.run import TrainRun
 from tats_ray.data.config import DataConfig
 from tats_ray.masking.adamae import AdaMAEConfig
@@ -14,6 +12,7 @@ from tats_ray.masking.tats import SwitchConfig, TATSConfig
 from tats_ray.methods.build import MaskingConfig, ModelConfig
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig, Size
+from tats_ray.recipes.named import named
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
@@ -169,20 +168,7 @@ def recipe(name: str) -> TrainRun:
     Raises:
         ConfigError: There is none.
     """
-    return named(name, RECIPES)
-
-
-def named(name: str, recipes: Mapping[str, Callable[[], R]]) -> R:
-    """Return the run of some recipes that goes by a name.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no recipe {name!r}{hint} There are: {', '.join(recipes)}")
-    return recipes[name]()
+    return named(name, RECIPES, what="recipe")()
 
 
 def _vit(size: Size) -> ModelConfig:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.data.config import DataConfig
-from tats_ray.recipes.pretrain import named
+from tats_ray.recipes.named import named
 from tats_ray.tokenizer.model import TokenizerConfig
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
@@ -58,4 +58,4 @@ def tokenizer_recipe(name: str) -> TokenizerRun:
     Raises:
         ConfigError: There is none.
     """
-    return named(name, TOKENIZER_RECIPES)
+    return named(name, TOKENIZER_RECIPES, what="recipe")()

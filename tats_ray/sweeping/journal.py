@@ -68,6 +68,8 @@ class Plan:
     options: Options
     domains: Mapping[str, str]
     """In words: whether a script that resumes it still means the same."""
+    judged_by: str
+    """Mode and metric, likewise."""
     base: Mapping[str, Any]
     """The run that the trials change, without passwords of its addresses."""
     starts: Mapping[str, str | None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tats_ray.evaluation.health import rankme
+from tats_ray.evaluation.health import centred_rank, rankme
 from tats_ray.evaluation.ridge import RidgeConfig, ridge_scores
 from tats_ray.methods.base import HeldOut, Method
 from tats_ray.training.context import WorkerContext
@@ -26,7 +26,7 @@ class ProbeClips:
 
 
 def probe(method: Method, clips: ProbeClips, held_out: HeldOut, context: WorkerContext) -> dict[str, float]:
-    """Return top-1 of a ridge probe on the means of the time slots, tested on the held-out clips, and RankMe.
+    """Return top-1 of a ridge probe on the means of the time slots, tested on the held-out clips, and effective ranks.
 
     All workers call it alike, each with its part; all get the same numbers. There are none without two classes to learn
     from and a clip to test on.
@@ -41,9 +41,11 @@ def probe(method: Method, clips: ProbeClips, held_out: HeldOut, context: WorkerC
     num_classes = int(torch.cat([labels, wanted]).max()) + 1
     scores = ridge_scores(train, labels, test, num_classes=num_classes, config=RidgeConfig())
     right = int((scores.argmax(1) == wanted).sum())
+    means = train.unflatten(1, (method.time_slots, -1)).mean(1)
     return {
         "probe/ridge_top1": right / len(wanted),
-        "probe/rankme": rankme(train.unflatten(1, (method.time_slots, -1)).mean(1)),
+        "probe/rankme": rankme(means),
+        "probe/centred_rank": centred_rank(means),
     }
 
 

@@ -6,48 +6,40 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tats_ray.cluster import encode
-from tats_ray.cluster.encode import EncodeParts, encode_on_ray
-from tats_ray.data.code_rows import part_file
-from tats_ray.data.manifest import Manifest
-from tats_ray.encoding import EncodedData, Encoding, EncodingConfig, FrozenTokenizer, encode_here, plan
-from tats_ray.probing import decoding, parts
+from tats_ray.cluster.encode import encode_on_ray
+from tats_ray.data import part_files
+from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import Part, part_file
+from tats_ray.encoding import EncodedData, Encoding, EncodingConfig, FrozenTokenizer, encode_here, encode_part, plan
 from tats_ray.probing.config import ExtractionConfig
+from tats_ray.probing.decoding import Views
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "tokenizer" / "made.py"))
 
 
-class DiesOnce(EncodeParts):
+def encode_and_die_once(
+    frozen: FrozenTokenizer, work: Encoding, part: Part, records: list[VideoRecord], views: list[Views]
+) -> None:
     """The first actor of all is killed when it has encoded a part, before it says so."""
-
-    def __init__(self, *, encoding: Encoding, manifest: Manifest, device: str) -> None:
-        super().__init__(encoding=encoding, manifest=manifest, device=device)
-        self._parts = {part.number: part for part in cut(encoding.num_videos, encoding.layout)}
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        done = super().__call__(rows)
-        mark = self._encoding.folder / "died"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-
-
-def cut(num_videos: int, layout: decoding.ViewLayout) -> list[parts.Part]:
-    return [parts.Part(n, range(2 * n, min(2 * n + 2, num_videos))) for n in range(-(-num_videos // 2))]
+    encode_part(frozen, work, part, records, views)
+    try:
+        (work.folder / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.ray
 def test_ray_writes_what_one_process_writes_though_an_actor_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tats_ray.encoding.parts_of", cut)
-    monkeypatch.setattr(encode, "EncodeParts", DiesOnce)
+    monkeypatch.setattr(part_files, "PART_VIDEOS", 2)
+    monkeypatch.setattr(encode, "encode_part", encode_and_die_once)
     manifest = Manifest.read(MADE["write_videos"](tmp_path / "videos"))
     frozen = FrozenTokenizer.load(MADE["save_tokenizer"](tmp_path), device=torch.device("cpu"))
     config = EncodingConfig(data=EncodedData(num_frames=8, crops=3, flip=True))

@@ -15,14 +15,18 @@ import pytest
 import torch
 
 from tats_ray.cluster import features
-from tats_ray.cluster.features import EncodeClips, extract_on_ray
+from tats_ray.cluster.features import extract_on_ray
+from tats_ray.cluster.part_pool import PartActor
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import TrainRun
+from tats_ray.data import part_files
+from tats_ray.data.clips import ClipConfig
 from tats_ray.data.guard import GuardConfig
-from tats_ray.data.manifest import Manifest
-from tats_ray.probing import parts
+from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import Part, PartError
 from tats_ray.probing.config import ExtractionConfig
-from tats_ray.probing.features import extract_here, layout_of, plan_extraction
+from tats_ray.probing.decoding import ViewLayout, Views
+from tats_ray.probing.features import encode_part, extract_here, layout_of, plan_extraction
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.parts import Extraction, read_features, read_tokens
 
@@ -55,32 +59,20 @@ def plan(frozen: FrozenEncoder, manifest: Manifest, root: Path) -> Extraction:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two videos; what is cut where is the driver's affair, and actors are told by the number of videos."""
-    monkeypatch.setattr(Extraction, "parts", lambda self: cut(self.num_videos))
+    """Parts of two videos; what is cut where is the driver's affair."""
+    monkeypatch.setattr(part_files, "PART_VIDEOS", 2)
 
 
-def cut(num_videos: int) -> list[parts.Part]:
-    return [parts.Part(n, range(2 * n, min(2 * n + 2, num_videos))) for n in range(-(-num_videos // 2))]
-
-
-class SmallParts(EncodeClips):
-    """In an actor, which knows nothing of the monkeypatch above."""
-
-    def __init__(self, *, extraction: Extraction, device: str) -> None:
-        super().__init__(extraction=extraction, device=device)
-        self._parts = {part.number: part for part in cut(extraction.num_videos)}
-
-
-class DiesOnce(SmallParts):
+def encode_and_die_once(
+    frozen: FrozenEncoder, work: Extraction, part: Part, records: list[VideoRecord], views: list[Views]
+) -> None:
     """The first actor of all is killed when it has encoded a part, before it says so."""
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        done = super().__call__(rows)
-        mark = self._extraction.readings[0].folder.parent / "died"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
+    encode_part(frozen, work, part, records, views)
+    try:
+        (work.folder / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def assert_same(found: Extraction, wanted: Extraction, manifest: Manifest) -> None:
@@ -94,30 +86,23 @@ def assert_same(found: Extraction, wanted: Extraction, manifest: Manifest) -> No
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("workers", "actor"), [(1, SmallParts), (2, SmallParts), (2, DiesOnce)])
-def test_features_are_those_of_one_process(
-    workers: int,
-    actor: type,
-    frozen: FrozenEncoder,
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_features_are_those_of_one_process_though_an_actor_dies(
+    frozen: FrozenEncoder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "EncodeClips", actor)
+    monkeypatch.setattr(features, "encode_part", encode_and_die_once)
     alone, ours = plan(frozen, manifest, tmp_path / "alone"), plan(frozen, manifest, tmp_path / "ray")
     extract_here(frozen, manifest, alone)
     done: list[int] = []
-    extract_on_ray(frozen, manifest, ours, config=ExtractionConfig(num_workers=workers), advance=done.append)
+    extract_on_ray(frozen, manifest, ours, config=ExtractionConfig(num_workers=2), advance=done.append)
     assert_same(ours, alone, manifest)
     assert sum(done) == 9  # none lost, none counted twice
-    assert (tmp_path / "ray" / "died").exists() == (actor is DiesOnce)
+    assert (tmp_path / "ray" / "died").exists()
 
 
 @pytest.mark.ray
 def test_an_extraction_on_ray_goes_on_where_one_was_stopped(
-    frozen: FrozenEncoder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frozen: FrozenEncoder, manifest: Manifest, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(features, "EncodeClips", SmallParts)
     alone, ours = plan(frozen, manifest, tmp_path / "alone"), plan(frozen, manifest, tmp_path / "ray")
     extract_here(frozen, manifest, alone)
     with pytest.raises(KeyboardInterrupt):
@@ -159,3 +144,28 @@ def test_what_a_decode_task_imports_is_light() -> None:
     code = "import sys, tats_ray.cluster.view_task, tats_ray.data.config; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_part_that_came_with_other_videos_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    """Features of the wrong videos would be worse than none."""
+    work = Extraction(
+        checkpoint=tmp_path,
+        folder=tmp_path,
+        layout=ViewLayout(ClipConfig(), 1, 1),
+        batch=1,
+        guard=GuardConfig(),
+        num_videos=9,
+        readings=(),
+        seed=0,
+    )
+    actor = PartActor(
+        work=work,
+        parts=work.parts(),
+        manifest=manifest,
+        load=lambda place, *, device: None,
+        encode=lambda *args: pytest.fail("it was encoded"),
+        device="cpu",
+    )
+    ids = manifest.table["id"].to_pylist()
+    with pytest.raises(PartError, match=r"^part 1 came with other videos than its 2$"):
+        actor({"part": np.array([1, 1]), "id": np.array([ids[3], ids[2]], object)})

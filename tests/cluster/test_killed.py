@@ -62,13 +62,17 @@ def scene(
         }
         return small_run(name, manifest=manifest, results=results, knobs=knobs)
 
+    return Scene(execute_here(run_of("whole", workers=0), folder / "whole"), folder, run_of)
+
+
+def execute_here(run: TrainRun, folder: Path) -> Outcome:
+    """Train in this process, and note clips."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "run_training", worker.run_training)  # so that what is patched is taken back
         patch.setattr(train, "run_training", train.run_training)
         patch.setattr(MaskedAutoencoding, "train_step", MaskedAutoencoding.train_step)
-        KILLING["arm"](None, folder / "whole")
-        whole = conduct(run_of("whole", workers=0), lambda launch: run_alone(launch, LocalContext(torch.device("cpu"))))
-    return Scene(whole, folder, run_of)
+        KILLING["arm"](None, folder)
+        return conduct(run, lambda launch: run_alone(launch, LocalContext(torch.device("cpu"))))
 
 
 def execute(run: TrainRun, folder: Path, *, fault: str | None) -> Outcome:
@@ -153,17 +157,19 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
 ) -> None:
     folder = scene.folder / "asked"
     folder.mkdir()
-    begun, left = folder / "begun", 4
+    there, left = folder / "there", 4
 
     def waiting(config: dict[str, Any]) -> None:
-        """Runs in the worker's process: begins, and waits at a step until it knows that it should stop."""
+        """Runs in the worker's process: says when it is at a step, and waits until it is asked to stop."""
         from tats_ray.cluster import train
         from tats_ray.cluster.context import RayContext
 
         def progress(self: RayContext, state: ProgressState) -> None:
-            begun.touch()
+            if state.step < left - 1:
+                return
+            there.touch()
             until = time.monotonic() + ASKED_SECONDS
-            while state.step == left - 1 and not self.stopping() and time.monotonic() < until:
+            while not self.stopping() and time.monotonic() < until:
                 time.sleep(0.01)
 
         RayContext.progress = progress  # type: ignore[method-assign]
@@ -172,7 +178,7 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
 
     def interrupt() -> None:
         until = time.monotonic() + ASKED_SECONDS
-        while not begun.exists() and time.monotonic() < until:
+        while not there.exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -182,7 +188,7 @@ def test_a_run_that_is_asked_to_stop_leaves_at_a_checkpoint_and_goes_on(
         threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             conduct(run, run_on_ray)
-    resumed = execute(run, folder, fault=None)
+    resumed = execute_here(scene.run_of("asked", workers=0), folder)
     assert resumed.resumed_from is not None
     assert resumed.resumed_from.name == f"step_{left:08d}"  # two steps fill a rollout
     assert_same_clips(scene, folder, resumed)

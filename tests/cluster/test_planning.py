@@ -167,7 +167,7 @@ def optuna(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 def plan_of(*trials: Planned, number: int = 2) -> Plan:
     options = Options("tpe", trials=number, seeds=(0, 1))
-    return Plan("rates-0001", options, domains={}, base={}, starts={}, trials=list(trials))
+    return Plan("rates-0001", options, domains={}, judged_by="min loss", base={}, starts={}, trials=list(trials))
 
 
 def test_optuna_is_told_the_mean_of_all_seeds_once(tmp_path: Path, optuna: Told) -> None:

@@ -1,17 +1,19 @@
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from tats_ray.config.command_line import make_parser, resolve
+from tats_ray.config.command_line import ended, knobs_parser, make_parser, parse, resolve
 from tats_ray.config.files import to_yaml
 from tats_ray.config.overrides import ConfigError, knobs
 from tats_ray.config.run import TrainRun
+from tats_ray.evaluation.knn import KNNConfig
 from tats_ray.recipes import RECIPES, recipe
 
 
 def parsed(*arguments: str) -> TrainRun:
-    return resolve(make_parser("Train.", RECIPES, default="tiny").parse_intermixed_args(list(arguments)), recipe)
+    return resolve(parse(make_parser("Train.", RECIPES, default="tiny"), arguments), recipe)
 
 
 def test_help_lists_every_recipe_and_every_knob(
@@ -60,3 +62,66 @@ def test_what_is_wrong_is_a_config_error() -> None:
         parsed("--recipe", "none")
     with pytest.raises(ConfigError, match="there is no knob"):
         parsed("none=1")
+
+
+LISTED = ["--names", "a", "b", "seed=1", "--fresh", "name=mine", "--folder", "x=y"]
+
+
+def test_overrides_may_stand_behind_a_list_and_a_flag_and_an_option_keeps_its_value() -> None:
+    parser = knobs_parser("Do.", recipe("tiny"), usage="--names NAME [NAME ...]")
+    parser.add_argument("--names", nargs="+")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--folder")
+    found = parse(parser, LISTED)
+    assert (found.names, found.fresh, found.folder) == (["a", "b"], True, "x=y")
+    assert found.overrides == ["seed=1", "name=mine"]
+
+
+def test_help_of_settings_lists_each_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse(knobs_parser("Do.", KNNConfig(), usage="--out DIR"), ["--help"])
+    usage, _, table = capsys.readouterr().out.partition("knobs:")
+    assert usage.splitlines()[0].endswith("--out DIR [path=value ...]")
+    assert re.search(r"^neighbors +int +20 ", table, re.MULTILINE)
+    assert max(len(line) for line in table.splitlines()) <= 80
+
+
+def test_a_command_s_status_is_that_of_its_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: None, errors=(), again="") == 0
+    assert ended(lambda: 1, errors=(), again="") == 1
+    assert capsys.readouterr().err == ""
+
+
+def raises(error: BaseException) -> int:
+    raise error
+
+
+def test_an_error_is_one_line_without_credentials_and_a_fault_is_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ConfigError("no store at http://me:secret@host:5000")
+    assert ended(lambda: raises(wrong), errors=(ConfigError, OSError), again="") == 1
+    assert capsys.readouterr().err == "error: no store at http://host:5000\n"
+    with pytest.raises(KeyError):
+        ended(lambda: raises(KeyError("a")), errors=(ConfigError,), again="")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "how"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 143, "terminated"),
+    ],
+)
+def test_a_signal_has_its_own_status(
+    number: signal.Signals, status: int, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    assert ended(work, errors=(), again="the same command goes on") == status
+    assert capsys.readouterr().err == f"{how}; the same command goes on\n"
+    assert signal.getsignal(number) is before

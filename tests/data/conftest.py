@@ -77,3 +77,16 @@ def tar_of() -> Callable[[Path, Mapping[str, bytes]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write files, by name; return their folder."""
+
+    def write(files: dict[str, str], folder: str = "split") -> Path:
+        for name, text in files.items():
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text(text, newline="")
+        return tmp_path / folder
+
+    return write

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tats_ray.evaluation.health import rankme, spectrum
+from tats_ray.evaluation.health import centred_rank, rankme, spectrum
 
 
 def of_singular_values(values: list[float], rows: int = 30) -> torch.Tensor:
@@ -33,9 +33,10 @@ def test_rankme_by_hand() -> None:
     assert rankme(of_singular_values([2.0, 1.0, 1.0, 0, 0, 0])) == pytest.approx(wanted, rel=1e-9)  # float64
 
 
-def test_rankme_does_not_centre_and_the_spectrum_does() -> None:
+def test_what_centres_and_what_does_not() -> None:
     features = of_singular_values([2.0, 1.0, 1.0])
     assert rankme(features + 1000) == pytest.approx(1, abs=0.02)
+    assert centred_rank(features + 1000) == pytest.approx(2**1.5, rel=1e-5)
     assert spectrum(features + 1000).tolist() == pytest.approx([0.5, 0.25, 0.25])
 
 
@@ -48,13 +49,15 @@ def test_the_spectrum_falls_and_sums_to_one() -> None:
 
 def test_a_collapsed_encoder_is_named() -> None:
     assert rankme(torch.full((9, 4), 0.1)) == pytest.approx(1, rel=1e-5)
+    assert centred_rank(torch.full((9, 4), 0.1)) == 0
+    assert centred_rank(torch.zeros(9, 4)) == 0
     with pytest.raises(ValueError, match="features must have a spectrum, but all rows are equal"):
         spectrum(torch.full((9, 4), 0.1))
     with pytest.raises(ValueError, match="features must have a spectrum, but all are zero"):
         rankme(torch.zeros(9, 4))
 
 
-@pytest.mark.parametrize("function", [rankme, spectrum])
+@pytest.mark.parametrize("function", [rankme, centred_rank, spectrum])
 def test_bad_input_has_one_message(function) -> None:
     with pytest.raises(ValueError, match=r"features must be floating-point \[rows, features\]"):
         function(torch.zeros(3))

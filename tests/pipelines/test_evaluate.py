@@ -86,7 +86,10 @@ WRONG = [
     ("--task knn --checkpoint {run} --data {train} {test} knn.neighbors=10", r"knn.neighbors must be at most the 9"),
     ("--task knn --checkpoint {run} --data {train} {test} crop=1", r"there is no knob 'crop'; did you mean crops"),
     ("--task knn --checkpoint {run} --data {train} {test} crops=2", r"crops: input should be 1 or 3, got '2'"),
-    ("--task knn --checkpoint {long} --data {train} {test}", r"a view of 4 frames at data.frame_stride=4, .* longer"),
+    (
+        "--task knn --checkpoint {long} --data {train} {test}",
+        r"a clip of data.num_frames=4 at data.frame_stride=4 is longer .* short_videos=loop",
+    ),
     (
         "--task attentive --checkpoint {run} --data {train} {test} features_gib=1e-9",
         r"the tokens .* features_gib=1e-09",

@@ -42,7 +42,7 @@ def test_videos_that_went_bad_after_indexing_end_the_run(
 def test_a_damaged_checkpoint_and_other_settings_are_refused_and_nothing_is_lost(
     command: Command, small: list[str], manifest: Path, tmp_path: Path, environment: Environment
 ) -> None:
-    start = [*small, f"data.manifest={manifest}", "training.steps=2000"]
+    start = [*small, f"data.manifest={manifest}", "training.steps=1000000"]
     stopped = interrupt(start, signal.SIGINT, tmp_path, environment)
     assert stopped.returncode == 130
     assert stopped.stderr.endswith(
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_and_other_settings_are_refused_and_nothing_is_lost
 def test_sigterm_ends_with_its_own_status(
     small: list[str], manifest: Path, tmp_path: Path, environment: Environment
 ) -> None:
-    start = [*small, f"data.manifest={manifest}", "training.steps=2000"]
+    start = [*small, f"data.manifest={manifest}", "training.steps=1000000"]
     stopped = interrupt(start, signal.SIGTERM, tmp_path, environment)
     assert stopped.returncode == 143
     assert stopped.stderr.endswith(

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tats_ray.data import part_files
 from tats_ray.data.clips import load_view_clips
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest
-from tats_ray.probing import parts
 from tats_ray.probing.decoding import Views, decode_record
-from tats_ray.probing.features import ViewDecoder, extract_here, layout_of, plan_extraction, tokens_gib
+from tats_ray.probing.features import extract_here, layout_of, plan_extraction, tokens_gib
 from tats_ray.probing.parts import FeatureError, read_features, read_tokens
+from tats_ray.probing.work import ViewDecoder
 
 GUARD = GuardConfig()
 LOOKS = [(1.0, "in_order", True), (0.25, "in_order", False), (1.0, "reversed", False)]
@@ -41,7 +42,7 @@ class Counting(ViewDecoder):
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART_VIDEOS", 4)
+    monkeypatch.setattr(part_files, "PART_VIDEOS", 4)
 
 
 def plan(frozen, manifest, root, looks=LOOKS, *, segments=2, crops=3, seed=0, batch=5):
@@ -117,9 +118,10 @@ import os, signal, torch
 from pathlib import Path
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest
+from tats_ray.data import part_files
 from tats_ray.probing import features, parts
 from tats_ray.probing.frozen import FrozenEncoder
-parts.PART_VIDEOS = 4
+part_files.PART_VIDEOS = 4
 frozen = FrozenEncoder.load(Path({str(made.folder)!r}), device=torch.device("cpu"))
 manifest = Manifest.read({str(made.train)!r})
 layout = features.layout_of(frozen, segments=2, crops=3, short_videos=None)

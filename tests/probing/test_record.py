@@ -18,9 +18,10 @@ from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.probing.config import EvaluationConfig
 from tats_ray.probing.decoding import Views
 from tats_ray.probing.evaluate import evaluate
-from tats_ray.probing.features import ViewDecoder, extract_here
+from tats_ray.probing.features import extract_here
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.record import class_names, conduct_evaluation, write_evaluation
+from tats_ray.probing.work import ViewDecoder
 
 CONFIG = EvaluationConfig(knn={"neighbors": 3}, crops=1)  # type: ignore[arg-type]
 TASKS = ("knn", "ridge", "health")

@@ -10,6 +10,7 @@ PLAN = Plan(
     name="rates-0001",
     options=Options(search="tpe", scheduler="asha", trials=3, seeds=(0, 4), rank_at="flops"),
     domains={"optim.base_learning_rate": "(0.01, 0.1)"},
+    judged_by="min validation/random_mask_error",
     base={"name": "tiny"},
     starts={"0": "/warm", "4": None},
     trials=[Planned("000-s0", {"optim.base_learning_rate": 0.05}, 0)],

@@ -17,17 +17,18 @@ from pipelines.encode_clips import main
 from tats_ray.cluster.decode_task import decode_rows
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import TrainRun
+from tats_ray.data import part_files
 from tats_ray.data.clips import ClipConfig, cut_clips, load_center_clip
-from tats_ray.data.code_rows import ABOUT, SCHEMA, CodesError, Cut, part_file
+from tats_ray.data.code_rows import ABOUT, SCHEMA, CodesError, Cut
 from tats_ray.data.codes import CodeCache
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.loader import ShareSpec, threaded_shares
 from tats_ray.data.manifest import Manifest, VideoRecord
+from tats_ray.data.part_files import part_file
 from tats_ray.data.samples import load_samples
 from tats_ray.driver import prepare
 from tats_ray.encoding import FrozenTokenizer
 from tats_ray.held_out import load_held_out
-from tats_ray.probing import parts
 from tats_ray.training.context import LocalContext
 from tats_ray.training.state import CheckpointError
 
@@ -59,7 +60,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def encode(folder: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Encode the videos in parts of two."""
-    monkeypatch.setattr(parts, "PART_VIDEOS", 2)
+    monkeypatch.setattr(part_files, "PART_VIDEOS", 2)
 
     def run(out: Path, *knobs: str, checkpoint: Path = folder) -> int:
         return main(["--checkpoint", str(checkpoint), "--out", str(out), f"data.manifest={manifest}", *KNOBS, *knobs])

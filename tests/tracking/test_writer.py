@@ -1,4 +1,4 @@
-"""The thread that sends, with a store that does as it is told; ``test_mlflow.py`` has the real one."""
+"""The thread that sends, with a store that does as it is told; ``test_store_away.py`` has the real one."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence

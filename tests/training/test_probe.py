@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tats_ray.data.batches import ClipBatch
-from tats_ray.evaluation.health import rankme
+from tats_ray.evaluation.health import centred_rank, rankme
 from tats_ray.methods.base import HeldOut
 from tats_ray.training.context import LocalContext
 from tats_ray.training.probe import ProbeClips, probe
@@ -59,6 +59,7 @@ def test_what_the_features_tell_apart_is_told_apart() -> None:
     assert found["probe/ridge_top1"] == 1.0
     features = Brightness().features(clips(labels)).unflatten(1, (SLOTS, DIM)).mean(1)
     assert found["probe/rankme"] == pytest.approx(rankme(features))
+    assert found["probe/centred_rank"] == pytest.approx(centred_rank(features))
 
 
 def test_labels_that_the_features_do_not_know_are_not_told_apart() -> None:
