@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.part_files import Part, PartError, part_file, write_whole
-from tats_ray.mirror import have
+from tats_ray.mirror import have, send
 from tats_ray.probing.decoding import Views
 from tats_ray.probing.work import Work
 
