@@ -22,10 +22,11 @@ from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.part_files import PartError
 from tats_ray.encoding import EncodingConfig, FrozenTokenizer, encode_here, plan
+from tats_ray.mirror import MirrorError, path_of
 from tats_ray.probing.config import changed
 from tats_ray.training.state import CheckpointError
 
-ERRORS = (CheckpointError, ConfigError, ManifestError, PartError, ValueError)
+ERRORS = (CheckpointError, ConfigError, ManifestError, MirrorError, PartError, ValueError)
 """Errors whose message is all that a user needs."""
 
 
@@ -45,9 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        type=Path,
         metavar="RUN_OR_PATH",
-        help="folder of a run of pipelines/train_tokenizer.py, or of one of its checkpoints",
+        help="folder or URI of a run of pipelines/train_tokenizer.py, or of one of its checkpoints",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder that the codes are written to")
     return parser
@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> CodeCache:
     if config.data.manifest is None:
         raise ConfigError("data.manifest is not set; name a manifest of pipelines/index_videos.py")
     on_gpu = torch.cuda.is_available() and config.cluster.use_gpu is not False
-    frozen = FrozenTokenizer.load(parsed.checkpoint, device=torch.device("cuda" if on_gpu else "cpu"))
+    frozen = FrozenTokenizer.load(path_of(parsed.checkpoint), device=torch.device("cuda" if on_gpu else "cpu"))
     manifest = Manifest.read(config.data.manifest)
     encoding = plan(frozen, manifest, config, folder=parsed.out.expanduser().absolute())
     encoding.about.write(encoding.folder)

@@ -20,6 +20,7 @@ from tats_ray.config.command_line import ended, knobs_parser, parse
 from tats_ray.config.overrides import ConfigError, parse_override
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.part_files import PartError
+from tats_ray.mirror import MirrorError, path_of, where
 from tats_ray.probing.config import TASKS, EvaluationConfig, changed, tasks_of
 from tats_ray.probing.evaluate import FEATURES, evaluate, prepare
 from tats_ray.probing.features import Extract, extract_here
@@ -31,7 +32,7 @@ from tats_ray.tracking.base import TrackingError
 from tats_ray.tracking.store import ui_command
 from tats_ray.training.state import CheckpointError
 
-ERRORS = (CheckpointError, ConfigError, ManifestError, PartError, TrackingError, ValueError)
+ERRORS = (CheckpointError, ConfigError, ManifestError, MirrorError, PartError, TrackingError, ValueError)
 """Errors whose message is all that a user needs."""
 SHOWN = 5
 """Undecodable videos that are named on the terminal."""
@@ -51,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         __doc__ or "", EvaluationConfig(), usage="--checkpoint RUN_OR_PATH --task TASK [TASK ...] --data TRAIN TEST"
     )
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="RUN_OR_PATH", help="folder of a run, or of one checkpoint"
+        "--checkpoint", required=True, metavar="RUN_OR_PATH", help="folder or URI of a run, or of one checkpoint"
     )
     parser.add_argument("--task", required=True, nargs="+", metavar="TASK", help=f"one or more of {' '.join(TASKS)}")
     parser.add_argument(
@@ -71,7 +72,7 @@ def run(parsed: argparse.Namespace) -> Recorded:
     tasks = tasks_of(parsed.task)
     here = config.cluster.num_workers == 0
     on_gpu = torch.cuda.is_available() and config.cluster.use_gpu is not False
-    frozen = FrozenEncoder.load(parsed.checkpoint, device=torch.device("cuda" if on_gpu else "cpu"))
+    frozen = FrozenEncoder.load(path_of(parsed.checkpoint), device=torch.device("cuda" if on_gpu else "cpu"))
     train, test = (Manifest.read(Path(path).expanduser() if "://" not in path else path) for path in parsed.data)
     console = Console(stderr=True)
     ready = prepare(frozen, train, test, tasks, config)
@@ -100,7 +101,7 @@ def extractor(config: EvaluationConfig, *, advance: Callable[[int], object], her
 def report(done: Recorded) -> None:
     """Print the results, and where everything is."""
     console, found = Console(), done.evaluation
-    table = Table(title=f"evaluation {done.folder.name} of {done.folder.parents[1]}", title_justify="left")
+    table = Table(title=f"evaluation {done.folder.name} of {where(done.folder.parents[1])}", title_justify="left")
     for column in ("probe", "tokens", "top-1 [95 % interval]", "top-5", "mean class", "coverage"):
         table.add_column(column, justify="left" if column == "probe" else "right")
     for result in found.results:
@@ -121,8 +122,8 @@ def report(done: Recorded) -> None:
         "held": f"{found.train_held} training and {found.test_held} test videos are shorter than a view",
         "overlap": f"{found.overlaps.pretraining} test videos were pre-trained on, the probes are trained on "
         f"{found.overlaps.train}",
-        "undecoded": undecoded(found.test_failures, of="test videos, which count as wrong", where=done.folder),
-        "left out": undecoded(found.train_failures, of="training videos", where=done.folder),
+        "undecoded": undecoded(found.test_failures, of="test videos, which count as wrong", at=done.folder),
+        "left out": undecoded(found.train_failures, of="training videos", at=done.folder),
     }
     shown = {
         "held": found.train_held + found.test_held,
@@ -130,15 +131,15 @@ def report(done: Recorded) -> None:
         "undecoded": len(found.test_failures),
         "left out": len(found.train_failures),
     }
-    places = {"results": str(done.folder), "MLflow": ui_command(done.handle.uri)}
+    places = {"results": where(done.folder), "MLflow": ui_command(done.handle.uri)}
     for name, line in {**{name: line for name, line in lines.items() if shown[name]}, **places}.items():
         console.print(f"{name:<12} {line}", soft_wrap=True, highlight=False, markup=False)
 
 
-def undecoded(failures: Sequence[Failure], *, of: str, where: Path) -> str:
+def undecoded(failures: Sequence[Failure], *, of: str, at: Path) -> str:
     """Name the first videos that gave no view, and where all of them stand."""
     first = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:SHOWN])
-    more = f"; all of them in {where / 'evaluation.json'}" if len(failures) > SHOWN else ""
+    more = f"; all of them in {where(at / 'evaluation.json')}" if len(failures) > SHOWN else ""
     return f"{len(failures)} {of}: {first}{more}"
 
 

@@ -6,6 +6,7 @@ from tats_ray.cluster.train_command import add_options, run_command
 from tats_ray.config.command_line import make_parser, parse, resolve
 from tats_ray.config.tokenizer_run import TokenizerRun
 from tats_ray.driver import Outcome
+from tats_ray.mirror import where
 from tats_ray.recipes import TOKENIZER_RECIPES, tokenizer_recipe
 from tats_ray.training.state import checkpoint_identity, latest_checkpoint
 
@@ -25,7 +26,7 @@ def lines(outcome: Outcome) -> dict[str, object]:
     assert checkpoint is not None
     return {
         "tokenizer": checkpoint_identity(checkpoint)["tokenizer"],
-        "next": f"python pipelines/encode_clips.py --checkpoint {folder} --out CODES data.manifest=MANIFEST",
+        "next": f"python pipelines/encode_clips.py --checkpoint {where(folder)} --out CODES data.manifest=MANIFEST",
     }
 
 

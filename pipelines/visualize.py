@@ -11,6 +11,7 @@ from tats_ray.config.command_line import ended
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
+from tats_ray.mirror import path_of
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
 from tats_ray.viewing.look import is_checkpoint
@@ -53,8 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         "given",
         nargs="+",
         metavar="CHECKPOINT, VIDEO_OR_FOLDER",
-        help="folders of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a video, a "
-        "folder of videos or a manifest (.parquet). Without it, the first run's held-out videos",
+        help="folders or URIs of runs, of which the newest checkpoint is taken, or of checkpoints; then perhaps a "
+        "video, a folder of videos or a manifest (.parquet). Without it, the first run's held-out videos",
     )
     parser.add_argument(
         "--clip", type=int, metavar="N", help="which of the videos, from 0 (default: the first good one)"
@@ -83,11 +84,11 @@ def divided(given: list[str]) -> tuple[list[Path], str | None]:
         ValueError: There is no checkpoint.
     """
     *checkpoints, last = given
-    if is_checkpoint(Path(last)):
-        return [Path(path) for path in given], None
+    if is_checkpoint(path_of(last)):
+        return [path_of(path) for path in given], None
     if not checkpoints:
         raise ValueError(f"{last} is no folder of a run and no checkpoint; a run prints its folder when it ends")
-    return [Path(path) for path in checkpoints], last
+    return [path_of(path) for path in checkpoints], last
 
 
 def place(given: str) -> list[int]:

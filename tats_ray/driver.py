@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
+from tats_ray.claims import next_number
 from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
@@ -30,22 +31,33 @@ from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.endings import end_in, handle_of
 from tats_ray.interruption import politely, recorded, terminable
+from tats_ray.mirror import MirrorError, check, path_of, read_text, uri_of, where, write_text
 from tats_ray.run_codes import with_codes
-from tats_ray.run_folder import abandoned, alone, new_folder, next_number, read_status, write_status, writing
+from tats_ray.run_folder import abandoned, alone, new_folder, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError
 from tats_ray.tracking.mlflow import open_run, send_left_over
-from tats_ray.tracking.store import without_credentials
+from tats_ray.tracking.store import resolve_uri, without_credentials
 from tats_ray.training.loop import DataLossError
 from tats_ray.training.state import (
     CheckpointError,
     checkpoint_step,
     latest_checkpoint,
+    send_left,
     verify_checkpoint,
 )
 from tats_ray.training.stepper import NotFiniteError
 from tats_ray.worker import SUMMARY, Launch, check_init
 
-RUN_ERRORS = (CodesError, ConfigError, ManifestError, TrackingError, CheckpointError, DataLossError, NotFiniteError)
+RUN_ERRORS = (
+    CodesError,
+    ConfigError,
+    ManifestError,
+    MirrorError,
+    TrackingError,
+    CheckpointError,
+    DataLossError,
+    NotFiniteError,
+)
 """Errors whose message is all that a user needs."""
 
 FREE_TO_CHANGE = (
@@ -134,7 +146,7 @@ def _conduct(
         raise RunFailedError(str(error)) from error
     if resumed_from is not None:
         step = checkpoint_step(resumed_from)
-        Console(stderr=True).print(f"resuming {folder} from step {step}; --fresh starts anew", highlight=False)
+        Console(stderr=True).print(f"resuming {where(folder)} from step {step}; --fresh starts anew", highlight=False)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     launch = Launch(run=run, folder=folder, handle=handle, environment=environment)
     with recorded(lambda ending, reason: end_in(folder, ending, handle, reason=reason)):
@@ -147,7 +159,7 @@ def _conduct(
         except BaseException as error:
             raise RunFailedError(_record_failure(folder, error)) from error
     interrupt()  # it came too late for this run, but not for what this run is a part of
-    return Outcome(launch, json.loads((folder / SUMMARY).read_text()), resumed_from)
+    return Outcome(launch, json.loads(read_text(folder / SUMMARY)), resumed_from)
 
 
 def prepare(run: R) -> tuple[R, Manifest]:
@@ -163,10 +175,11 @@ def prepare(run: R) -> tuple[R, Manifest]:
         )
     results = results_root(run)
     named = [entry.model_copy(update={"path": absolute(entry.path, "data.manifest")}) for entry in run.data.manifest]
+    check_store(run, results)
     codes = None if run.data.codes is None else absolute(run.data.codes, "data.codes")
     data = run.data.model_copy(update={"manifest": tuple(named), "codes": codes})
-    init = None if run.init is None else str(_checkpoint_of(Path(absolute(run.init, "init"))))
-    run = run.model_copy(update={"data": data, "results": str(results), "init": init}).settled(absolute)
+    init = None if run.init is None else where(_checkpoint_of(path_of(absolute(run.init, "init"))))
+    run = run.model_copy(update={"data": data, "results": where(results), "init": init}).settled(absolute)
     manifest = Manifest.read_all(named)
     if run.truth_grid is not None:
         require_truth(manifest)
@@ -184,7 +197,7 @@ def _check_goes_on(run: Run, *, total_steps: int) -> None:
         return
     if run.init is None:
         raise ConfigError("init_takes=training goes on from a checkpoint; name it, or a run's folder, with init=")
-    step = checkpoint_step(Path(run.init))
+    step = checkpoint_step(path_of(run.init))
     if step >= total_steps:
         raise ConfigError(
             f"init_takes=training goes on from step {step} of {run.init}, and this run ends at step {total_steps}; "
@@ -210,27 +223,46 @@ def _checkpoint_of(init: Path) -> Path:
         verify_checkpoint(folder)
     except CheckpointError as error:
         raise ConfigError(
-            f"init={init} is neither an intact checkpoint nor the folder of a run that has one ({error}); name a "
-            f"folder such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200, or leave init "
+            f"init={where(init)} is neither an intact checkpoint nor the folder of a run that has one ({error}); name "
+            f"a folder such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200, or leave init "
             f"out"
         ) from error
     return folder
 
 
 def results_root(run: Run) -> Path:
-    """Return the absolute folder in which results lie; it outlives a Ray job's working directory.
+    """Return the absolute folder in which results lie, or the copy of the URI where they do.
 
     Raises:
-        ConfigError: It is relative inside a Ray job, or in an object store.
+        ConfigError: It is relative inside a Ray job, whose working directory it would not outlive, or a URI with a
+            password.
     """
     default = os.environ.get("TATS_RESULTS") or str(Path.home() / "tats_ray_results")
-    root = absolute(run.results or default, "results").removeprefix("file://")
-    if is_uri(root):
+    try:
+        return path_of(absolute(run.results or default, "results"))
+    except MirrorError as error:
+        raise ConfigError(f"results={error}") from error
+
+
+def check_store(run: Run, root: Path) -> None:
+    """See that the URI where results lie can be written, and that the record has another place than its copy here.
+
+    Raises:
+        ConfigError: Of these, which; with the way out.
+    """
+    if uri_of(root) is None:
+        return
+    try:
+        resolve_uri(run.tracking.uri, results_root=root)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        check(root)
+    except MirrorError as error:
         raise ConfigError(
-            f"results={root} is a URI, and checkpoints are written to a file system; give results= a folder that all "
-            f"machines share, such as a mounted bucket or a volume, and keep MLflow's artifacts in the object store"
-        )
-    return Path(root)
+            f"results={error}; see that the bucket is there, and that address and credentials are right in the "
+            f"environment (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        ) from error
 
 
 def absolute(path: str, knob: str) -> str:
@@ -259,11 +291,11 @@ def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | No
         ConfigError: The unfinished run was started with other settings or videos, or results cannot be written.
         CheckpointError: Its checkpoint is damaged.
     """
-    assert run.results is not None
-    root = Path(run.results) / run.name
+    root = run.root / run.name
     number = next_number(root)
     if number > 1:
         newest = root / f"{number - 1:04d}"
+        send_left(newest / "checkpoints")
         status = read_status(newest)
         checkpoint = latest_checkpoint(newest / "checkpoints")
         if status.get("status") != "FINISHED" and checkpoint is not None and not fresh:
@@ -274,14 +306,13 @@ def claim(run: Run, manifest: Manifest, *, fresh: bool) -> tuple[Path, Path | No
             end_in(newest, "KILLED", handle_of(run, newest))
     folder = new_folder(run, run.name)
     with abandoned(folder), writing(run):
-        (folder / "run.yaml").write_text(without_credentials(to_yaml(run)))
+        write_text(folder / "run.yaml", without_credentials(to_yaml(run)))
     return folder, None
 
 
 def find_finished(run: Run, manifest: Manifest) -> Path | None:
     """Return the folder of a finished run of this name, these settings and these videos; None when there is none."""
-    assert run.results is not None
-    root = Path(run.results) / run.name
+    root = run.root / run.name
     for number in range(next_number(root) - 1, 0, -1):
         folder = root / f"{number:04d}"
         status = read_status(folder)
@@ -291,13 +322,12 @@ def find_finished(run: Run, manifest: Manifest) -> Path | None:
 
 
 def _open(run: Run, manifest: Manifest, folder: Path, *, record_id: str | None, parent_run_id: str | None) -> RunHandle:
-    assert run.results is not None
     tracking = run.tracking
     if tracking.run_name is None:
         tracking = tracking.model_copy(update={"run_name": f"{run.name}-{folder.name}"})
     handle = open_run(
         tracking,
-        results_root=Path(run.results),
+        results_root=run.root,
         folder=folder,
         params=run.model_dump(mode="json"),
         dataset=DatasetRecord(
@@ -307,7 +337,7 @@ def _open(run: Run, manifest: Manifest, folder: Path, *, record_id: str | None, 
         ),
         run_id=record_id,
         parent_run_id=parent_run_id,
-        tags={"tats.kind": "run", "tats.folder": str(folder), **run_tags(run)},
+        tags={"tats.kind": "run", "tats.folder": where(folder), **run_tags(run)},
         description=describe_run(run, num_videos=len(manifest)),
     )
     write_status(folder, "RUNNING", handle, manifest_hash=manifest.hash)
@@ -328,8 +358,8 @@ def _check_same(run: Run, folder: Path, status: dict, manifest: Manifest) -> Non
     changed = _changed(run, folder, status, manifest)
     if changed:
         raise ConfigError(
-            f"the unfinished run {folder} was started differently: {'; '.join(changed)}. Repeat its settings to resume "
-            f"it, start anew with --fresh, or give this run another name="
+            f"the unfinished run {where(folder)} was started differently: {'; '.join(changed)}. Repeat its settings to "
+            f"resume it, start anew with --fresh, or give this run another name="
         )
 
 
@@ -349,8 +379,9 @@ def _changed(run: Run, folder: Path, status: dict, manifest: Manifest) -> list[s
 
 def _record_failure(folder: Path, error: BaseException) -> str:
     """Write the traceback to a file; return the one message for the user."""
-    (folder / "error.log").write_text(without_credentials("".join(traceback.format_exception(error))))
+    text = without_credentials("".join(traceback.format_exception(error)))
+    write_text(folder / "error.log", text, insist=False)
     if isinstance(error, (*RUN_ERRORS, RunFailedError)):
         return str(error)
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else ''} (tracebacks: {folder}/error*.log)"
+    return f"{type(error).__name__}: {lines[-1] if lines else ''} (tracebacks: {where(folder)}/error*.log)"

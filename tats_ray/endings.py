@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 def end_in(folder: Path, status: Ending, handle: RunHandle, *, reason: str | None = None) -> None:
     """Record how the run of a folder ended, there and in MLflow, which may be away by now."""
-    write_status(folder, status, handle)
+    write_status(folder, status, handle, insist=False)
     close_record(handle, status, reason=reason)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None and (named := checkpoint_identity(checkpoint)):
@@ -55,6 +55,5 @@ def end_as_killed(run: Run, folders: Iterable[Path], *, patience: float) -> None
 
 def handle_of(run: Run, folder: Path) -> RunHandle:
     """Return the record of the run in a folder; ``run`` says in which store."""
-    assert run.results is not None
-    uri = resolve_uri(run.tracking.uri, results_root=Path(run.results))
+    uri = resolve_uri(run.tracking.uri, results_root=run.root)
     return RunHandle(uri=uri, run_id=read_status(folder)["mlflow_run_id"], experiment_id="", folder=folder)

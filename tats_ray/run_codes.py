@@ -10,6 +10,7 @@ from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest
 from tats_ray.masking.tokenizer_importance import CachedImportanceConfig, TokenizerImportanceConfig
 from tats_ray.methods.targets import CodesConfig
+from tats_ray.mirror import path_of, where
 from tats_ray.training.state import latest_checkpoint
 
 
@@ -61,7 +62,7 @@ def _with_scorer(run: R) -> R:
     config, name = run.masking.importance, "masking.importance.checkpoint"
     if config.checkpoint is None:
         raise ConfigError(f"{name} is not set; name a run of pipelines/train_tokenizer.py")
-    checkpoint = latest_checkpoint(Path(config.checkpoint) / "checkpoints") or Path(config.checkpoint)
+    checkpoint = latest_checkpoint((given := path_of(config.checkpoint)) / "checkpoints") or given
     tokenizer, trained, digest = read_tokenizer(checkpoint)
     if config.digest not in (None, digest):
         raise ConfigError(f"{name}={checkpoint} is the tokenizer {digest[:12]}, not {config.digest[:12]}; name it")
@@ -76,6 +77,6 @@ def _with_scorer(run: R) -> R:
             f"{name}={checkpoint} scores latents of {tokenizer.config.tubelet_size} frames of "
             f"{tokenizer.config.patch_size} pixels; give model.tubelet_size and model.patch_size these values"
         )
-    importance = config.model_copy(update={"checkpoint": str(checkpoint), "digest": digest})
+    importance = config.model_copy(update={"checkpoint": where(checkpoint), "digest": digest})
     masking = run.masking.model_copy(update={"importance": importance})
     return run.model_copy(update={"masking": masking})

@@ -3,14 +3,15 @@
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tats_ray.claims import leased, new_number, next_number
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import Run
+from tats_ray.mirror import read_text, remove, where, write_text
 from tats_ray.tracking.base import RunHandle
 
 
@@ -20,29 +21,24 @@ def new_folder(run: Run, name: str) -> Path:
     Raises:
         ConfigError: ``results`` cannot be written.
     """
-    assert run.results is not None
-    root = Path(run.results) / name
-    folder = root / f"{next_number(root):04d}"
     with writing(run):
-        folder.mkdir(parents=True)
-    return folder
-
-
-def next_number(root: Path) -> int:
-    """Return the number after the highest that a folder below ``root`` has; they start at 1."""
-    taken = [int(path.name) for path in root.glob("*") if path.name.isdigit()]
-    return max(taken, default=0) + 1
+        return new_number(run.root / name)
 
 
 def read_status(folder: Path) -> dict:
     """Return what ``status.json`` says; empty when there is none."""
-    path = folder / "status.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(read_text(folder / "status.json"))
+    except FileNotFoundError:
+        return {}
 
 
-def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash: str | None = None) -> None:
-    """Replace ``status.json``."""
-    content = read_status(folder) | {
+def write_status(
+    folder: Path, status: str, handle: RunHandle, *, manifest_hash: str | None = None, insist: bool = True
+) -> None:
+    """Replace ``status.json``; ``insist`` as for :func:`~tats_ray.mirror.write_text`."""
+    here = folder / "status.json"  # written by this machine: the store may be away when a run ends
+    content = (json.loads(here.read_text()) if here.exists() else read_status(folder)) | {
         "status": status,
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -50,22 +46,20 @@ def write_status(folder: Path, status: str, handle: RunHandle, *, manifest_hash:
     }
     if manifest_hash is not None:
         content["manifest_hash"] = manifest_hash
-    partial = folder / ".status.json"
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(folder / "status.json")
+    write_text(here, json.dumps(content, indent=2), insist=insist)
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[None]:
+def alone(run: Run, *, wait: bool = True) -> Iterator[None]:
     """Hold the name of a run, so that no other process resumes or numbers a run of that name meanwhile.
 
-    The lock is the operating system's: it goes with the process that holds it, however that ends.
+    The lock is the operating system's: it goes with the process that holds it, however that ends. Where the results lie
+    at a URI, other machines are kept out by a lease; ``wait`` until it is known whether its holder is alive.
 
     Raises:
         ConfigError: Another process holds the name, or the results folder cannot be written.
     """
-    assert run.results is not None
-    path = Path(run.results) / ".locks" / run.name
+    path = run.root / ".locks" / run.name
     with writing(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
@@ -73,20 +67,29 @@ def alone(run: Run) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            root = Path(run.results) / run.name
-            status = read_status(root / f"{next_number(root) - 1:04d}")
-            holder = f"process {status.get('pid', 'unknown')} on {status.get('host', 'another host')}"
-            raise ConfigError(
-                f"a run of the name {run.name} is being trained in {root} by {holder}; wait for it, stop it, or give "
-                f"this run another name="
-            ) from error
-        yield
+            raise _held(run) from error
+        with ExitStack() as stack:
+            with writing(run):
+                held = stack.enter_context(leased(path.with_name(f"{run.name}.lease"), wait=wait))
+            if not held:
+                raise _held(run)
+            yield
+
+
+def _held(run: Run) -> ConfigError:
+    root = run.root / run.name
+    status = read_status(root / f"{next_number(root) - 1:04d}")
+    holder = f"process {status.get('pid', 'unknown')} on {status.get('host', 'another host')}"
+    return ConfigError(
+        f"a run of the name {run.name} is being trained in {where(root)} by {holder}; wait for it, stop it, or give "
+        f"this run another name="
+    )
 
 
 def is_held(run: Run) -> bool:
     """Say whether a living process holds the name of a run."""
     try:
-        with alone(run):
+        with alone(run, wait=False):
             return False
     except ConfigError:
         return True
@@ -99,7 +102,7 @@ def abandoned(folder: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         if folder is not None:
-            shutil.rmtree(folder)
+            remove(folder)
         raise
 
 

@@ -23,6 +23,7 @@ from tats_ray.masking.tats import TATSConfig
 from tats_ray.masking.tokenizer_importance import TokenizerImportance, TokenizerImportanceConfig
 from tats_ray.methods.base import Method
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.mirror import path_of, send, write_text
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
 from tats_ray.tracking.progress import ProgressBar, ProgressState
@@ -60,6 +61,7 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
     """Train to the end of the run, from its last checkpoint if it has one; return and write its summary."""
     run = launch.run
     os.environ.update(launch.environment)
+    launch.folder.mkdir(parents=True, exist_ok=True)  # the copy of a URI, on a machine that it is new to
     assert run.data.manifest is not None
     manifest = Manifest.read_all(run.data.manifest)
     rows, held_out_rows = split_held_out(len(manifest), held_out=run.data.held_out, seed=run.seed)
@@ -110,8 +112,10 @@ def run_training(launch: Launch, context: WorkerContext, shares_of: SharesOf) ->
     summary |= {"failed_clips": float(state.failed_clips), "skipped_steps": float(state.skipped_steps)}
     if context.rank == 0:
         ledger = {"seconds": state.seconds, "flops": state.flops, "peak_flops": job.peak_flops}
-        (launch.folder / LEDGER).write_text(json.dumps(ledger, indent=2))
-        (launch.folder / SUMMARY).write_text(json.dumps(summary, indent=2))
+        for path in (launch.folder / "pictures", launch.folder / "quarantine.csv"):
+            send(path)
+        write_text(launch.folder / LEDGER, json.dumps(ledger, indent=2))
+        write_text(launch.folder / SUMMARY, json.dumps(summary, indent=2))
     return summary
 
 
@@ -178,10 +182,10 @@ def build(run: Run, total_steps: int, device: torch.device) -> Method:
     if isinstance(run, TrainRun) and isinstance(run.masking.importance, TokenizerImportanceConfig):
         _give_tokenizer(run.masking.importance, method, device)
     if run.init is not None and run.init_takes == "weights":
-        verify_checkpoint(Path(run.init))
+        verify_checkpoint(path_of(run.init))
         for place, (name, module) in enumerate(method.modules().items()):
-            if place == 0 or (Path(run.init) / f"{name}.safetensors").exists():
-                load_module(Path(run.init), name, module)
+            if place == 0 or (path_of(run.init) / f"{name}.safetensors").exists():
+                load_module(path_of(run.init), name, module)
     if run.training.compile:
         method.compile()
     return method
@@ -191,7 +195,7 @@ def _give_tokenizer(config: TokenizerImportanceConfig, method: Method, device: t
     assert isinstance(method, MaskedAutoencoding)
     assert isinstance(method.importance, TokenizerImportance)
     assert config.checkpoint is not None  # the driver has seen to it
-    method.importance.tokenizer = read_tokenizer(Path(config.checkpoint))[0].to(device)
+    method.importance.tokenizer = read_tokenizer(path_of(config.checkpoint))[0].to(device)
 
 
 def check_init(run: Run) -> None:
@@ -204,7 +208,7 @@ def check_init(run: Run) -> None:
         return
     for name, module in _on_meta(run).modules().items():
         wanted = dict(module.named_parameters()).get("positions")
-        shape = None if wanted is None else saved_shape(Path(run.init), name, "positions")
+        shape = None if wanted is None else saved_shape(path_of(run.init), name, "positions")
         if wanted is None or shape is None:
             continue
         found = shape[0]
@@ -250,7 +254,7 @@ def make_trainables(run: Run, method: Method, total_steps: int) -> dict[str, Tra
 def _restore(launch: Launch, method: Method, trainables: dict[str, Trainable], context: WorkerContext) -> LoopState:
     checkpoint = latest_checkpoint(launch.folder / "checkpoints")
     if checkpoint is None and launch.run.init is not None and launch.run.init_takes == "training":
-        checkpoint = Path(launch.run.init)
+        checkpoint = path_of(launch.run.init)
     if checkpoint is None:
         return LoopState()
     saved = load_checkpoint(checkpoint, method.modules(), trainables, device=context.device)

@@ -14,6 +14,7 @@ import ray
 import torch
 from ray import ObjectRef
 
+from tats_ray.claims import next_number
 from tats_ray.cluster.runtime import node_resources, start_ray
 from tats_ray.cluster.tasks import Failed, Task, run_tasks
 from tats_ray.cluster.train import check_cluster, check_fits
@@ -30,15 +31,17 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data.manifest import Manifest
 from tats_ray.driver import conduct, find_finished, prepare
 from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.mirror import exists, read_text, send, where, write_text
 from tats_ray.probing.config import EvaluationConfig, tasks_of
 from tats_ray.probing.evaluate import evaluate
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.record import conduct_evaluation
-from tats_ray.run_folder import abandoned, new_folder, next_number, read_status, write_status
+from tats_ray.run_folder import abandoned, new_folder, read_status, write_status
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import MlflowTracker, open_run
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import LocalContext
+from tats_ray.training.state import checkpoints
 from tats_ray.worker import Launch
 
 PLAN = "plan.json"
@@ -75,6 +78,7 @@ def compare(planned: Plan, data: Data) -> Compared:
             tracker = MlflowTracker(handle)
             for file in report.files:
                 tracker.log_file(file, folder="report")
+                send(file)
             tracker.close()
     missing = {name: result.reason for name, result in done.items() if isinstance(result, Failed)}
     return Compared(planned, report, handle, missing)
@@ -107,7 +111,7 @@ def runs_at_once(run: TrainRun) -> int:
 
 def starting_point(planned: PlannedRun, folder: Path) -> Path:
     """Return the checkpoint of a finished run that the next goes on from: its last, or the one kept for a cut."""
-    found = sorted((folder / "checkpoints").glob("step_*"))
+    found = checkpoints(folder / "checkpoints")
     return found[0] if planned.stage == "cut" else found[-1]
 
 
@@ -130,7 +134,7 @@ def _training(planned: PlannedRun, *, parent_run_id: str) -> Task:
     def start(done: Mapping[str, Any]) -> ObjectRef:
         run = planned.run
         if planned.after is not None:
-            run = change(run, [("init", str(starting_point(planned, done[planned.after])))])
+            run = change(run, [("init", where(starting_point(planned, done[planned.after])))])
         return _train.options(**_resources(run)).remote(run, parent_run_id)
 
     return Task(needs=() if planned.after is None else (planned.after,), start=start)
@@ -175,17 +179,16 @@ def _judge(folder: Path, data: Data, tasks: tuple[str, ...], config: EvaluationC
     train, test = Manifest.read(data.train), Manifest.read(data.test)
     asked = json.dumps([train.hash, test.hash, tasks, config.model_dump(mode="json")], sort_keys=True)
     kept = folder / f"judged_{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    if exists(kept):
+        return json.loads(read_text(kept))
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     frozen = FrozenEncoder.load(folder, device=device())
+    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".features_") as features:  # of many runs they would fill the disk
         work = partial(evaluate, frozen, train, test, tasks_of(tasks), config, features=Path(features))
         evaluation = conduct_evaluation(frozen, train, test, tasks_of(tasks), config, run=work).evaluation
     figures = {**evaluation.metrics(), **random_mask_errors(folder, test, device=device())}
-    partial_file = kept.with_suffix(".partial")
-    partial_file.write_text(json.dumps(figures, indent=2))
-    partial_file.replace(kept)
+    write_text(kept, json.dumps(figures, indent=2))
     return figures
 
 
@@ -194,21 +197,20 @@ def _open(planned: Plan, data: Data) -> tuple[Path, RunHandle]:
     comparison = planned.comparison
     base = comparison.run
     description = without_credentials(json.dumps({**json.loads(described(planned)), "data": asdict(data)}, indent=1))
-    assert base.results is not None
-    root = Path(base.results) / comparison.name
+    root = base.root / comparison.name
     newest = root / f"{next_number(root) - 1:04d}"
     status = read_status(newest)
-    same = status.get("status") not in (None, "FINISHED") and (newest / PLAN).read_text() == description
+    same = status.get("status") not in (None, "FINISHED") and read_text(newest / PLAN) == description
     folder = newest if same else new_folder(base, comparison.name)
     name = f"{comparison.name}-{folder.name}"
     with abandoned(None if same else folder):
-        (folder / PLAN).write_text(description)
+        write_text(folder / PLAN, description)
         handle = open_run(
             base.tracking.model_copy(update={"run_name": name}),
-            results_root=Path(base.results),
+            results_root=base.root,
             folder=folder,
             params=base.model_dump(mode="json"),
-            tags={"tats.kind": "comparison", "tats.comparison": name, "tats.folder": str(folder)},
+            tags={"tats.kind": "comparison", "tats.comparison": name, "tats.folder": where(folder)},
             description=describe_comparison(
                 base,
                 arms=[arm.name for arm in comparison.arms],

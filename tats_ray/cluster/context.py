@@ -9,11 +9,12 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import CheckpointUploadMode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from tats_ray.cluster.gauges import Gauges
+from tats_ray.cluster.runtime import ray_checkpoint
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
 
@@ -103,7 +104,7 @@ class RayContext(DistributedContext):
 
     def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Tell Ray of the checkpoint, which already lies in its experiment folder; a barrier for all workers."""
-        checkpoint = Checkpoint.from_directory(str(folder)) if self.rank == 0 else None
+        checkpoint = ray_checkpoint(folder) if self.rank == 0 else None
         ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 

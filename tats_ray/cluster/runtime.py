@@ -9,13 +9,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.data import DataContext
+from ray.train import Checkpoint
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tats_ray.config.error import ConfigError
+from tats_ray.mirror import MirrorError, exists, remove, store_of, write_text
 
 CONNECT_SECONDS = 5.0
 """Until a cluster's head must take a connection; Ray itself would wait for two minutes."""
@@ -101,19 +104,35 @@ def machines_without(folder: Path) -> list[str]:
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     if not others:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
-    token = folder / f".seen_{uuid.uuid4().hex}"
-    token.touch()
+    token = folder / f"seen_{uuid.uuid4().hex}" / "token"
+    write_text(token, "")
     try:
         seen = ray.get([_sees.options(scheduling_strategy=on_node(node["NodeID"])).remote(token) for node in others])
     finally:
-        token.unlink(missing_ok=True)
+        remove(token.parent)
     return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
 
 
 @ray.remote(num_cpus=0)
 def _sees(path: Path) -> bool:
-    return path.exists()
+    try:
+        return exists(path)
+    except MirrorError:
+        return False
+
+
+def ray_storage(folder: Path) -> dict[str, Any]:
+    """Return what tells Ray to keep its own files in a folder, or in the store that it is a copy of."""
+    store = store_of(folder)
+    return (
+        {"storage_path": str(folder)} if store is None else {"storage_filesystem": store[0], "storage_path": store[1]}
+    )
+
+
+def ray_checkpoint(folder: Path) -> Checkpoint:
+    """Return what Ray calls a checkpoint that lies in a folder, or in the store that it is a copy of."""
+    store = store_of(folder)
+    return Checkpoint.from_directory(str(folder)) if store is None else Checkpoint(store[1], filesystem=store[0])
 
 
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:

@@ -10,6 +10,7 @@ import ray
 import torch
 from ray.tune.search.sample import Categorical
 
+from tats_ray.claims import next_number
 from tats_ray.cluster.planning import check_space, configurations, with_seeds
 from tats_ray.cluster.runtime import node_resources, on_node
 from tats_ray.cluster.schedulers import check_scheduler
@@ -21,6 +22,7 @@ from tats_ray.config.labels import describe_sweep
 from tats_ray.config.overrides import change, flatten, validated
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import FREE_TO_CHANGE, conduct, prepare
+from tats_ray.mirror import exists, listed, where
 from tats_ray.run_folder import abandoned, new_folder, read_status, write_status
 from tats_ray.sweeping.acting import why_it_cannot_act
 from tats_ray.sweeping.fitting import why_it_cannot_fit
@@ -93,13 +95,13 @@ def go_on(space: SearchSpace, run: TrainRun, name: str) -> Begun:
     Raises:
         ConfigError: There is no such sweep, it was started differently, or the cluster does not fit.
     """
-    assert run.results is not None
-    root = Path(run.results) / space.name
+    root = run.root / space.name
     folder = root / name.removeprefix(f"{space.name}-")
     journal = Journal(folder)
-    if not (folder / "plan.json").is_file():
-        there = ", ".join(f"{space.name}-{path.parent.name}" for path in sorted(root.glob("[0-9]*/plan.json")))
-        raise ConfigError(f"--resume {name}: there is no such sweep in {root}; there are: {there or 'none'}")
+    if not exists(folder / "plan.json"):
+        plans = [path for path in listed(root, depth=2) if path.name == "plan.json"]
+        there = ", ".join(f"{space.name}-{path.parent.name}" for path in plans)
+        raise ConfigError(f"--resume {name}: there is no such sweep in {where(root)}; there are: {there or 'none'}")
     plan = journal.read_plan()
     base = change(run, space.fixed.items())  # addresses are this command's: the plan has no passwords
     _check_same(space, plan, base, validated(plan.base, kind=TrainRun), name=name)
@@ -116,8 +118,9 @@ def warm_checkpoint(space: SearchSpace, run: TrainRun) -> Path:
     _, manifest = prepare(warm)
     digest = hashlib.sha256((repr(same) + manifest.hash).encode()).hexdigest()[:12]
     warm = named(warm, f"warm-{digest}")
-    assert warm.results is not None
-    for folder in sorted((Path(warm.results) / warm.name).glob("*"), reverse=True):
+    root = warm.root / warm.name
+    for number in range(next_number(root) - 1, 0, -1):
+        folder = root / f"{number:04d}"
         if read_status(folder).get("status") == "FINISHED":
             found = latest_checkpoint(folder / "checkpoints")
             if found is not None:
@@ -151,7 +154,7 @@ def _start(space: SearchSpace, run: TrainRun, seed: int) -> str | None:
     """Return the checkpoint that a seed's trials start from: a given one, a warm-up's of that seed, or none."""
     if run.init is not None or space.warm_up is None:
         return run.init
-    return str(warm_checkpoint(space, change(run, [("seed", seed)])))
+    return where(warm_checkpoint(space, change(run, [("seed", seed)])))
 
 
 def _check_same(space: SearchSpace, plan: Plan, now_run: TrainRun, before_run: TrainRun, *, name: str) -> None:
@@ -173,13 +176,12 @@ def _check_same(space: SearchSpace, plan: Plan, now_run: TrainRun, before_run: T
 
 
 def _open(space: SearchSpace, base: TrainRun, plan: Plan, folder: Path, *, run_id: str | None) -> RunHandle:
-    assert base.results is not None
     handle = open_run(
         base.tracking.model_copy(update={"run_name": plan.name}),
-        results_root=Path(base.results),
+        results_root=base.root,
         folder=folder,
         params={**base.model_dump(mode="json"), "sweep": plan.domains},
-        tags={"tats.kind": "sweep", "tats.sweep": plan.name, "tats.folder": str(folder)},
+        tags={"tats.kind": "sweep", "tats.sweep": plan.name, "tats.folder": where(folder)},
         description=describe_sweep(base, knobs=list(space.domains), metric=space.metric, mode=space.mode),
         run_id=run_id,
     )

@@ -18,11 +18,13 @@ from ray.train.torch import TorchTrainer
 
 from tats_ray.cluster.context import Board, LostWorkerError, RayContext, make_board
 from tats_ray.cluster.dataset import ray_shares
-from tats_ray.cluster.runtime import machines_without, node_resources, start_ray
+from tats_ray.cluster.rendezvous import torch_config
+from tats_ray.cluster.runtime import machines_without, node_resources, ray_storage, start_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, Run
 from tats_ray.driver import RunFailedError
 from tats_ray.interruption import Stopped, stop_asked
+from tats_ray.mirror import where, write_text
 from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.tracking.store import without_credentials
@@ -80,6 +82,7 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
     return _Trainer(
         _worker,
         train_loop_config={"launch": launch, "board": board},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers
             if cluster.min_workers is None
@@ -90,7 +93,7 @@ def make_trainer(launch: Launch, board: Board, *, use_gpu: bool) -> TorchTrainer
         ),
         run_config=RunConfig(
             name=launch.folder.name,
-            storage_path=str(launch.folder.parent),
+            **ray_storage(launch.folder.parent),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
@@ -106,9 +109,8 @@ def check_cluster(run: Run) -> None:
     """
     start_ray()
     check_fits(run.cluster, node_resources())
-    assert run.results is not None
     with writing(run):
-        blind = machines_without(Path(run.results))
+        blind = machines_without(run.root)
     if blind:
         raise ConfigError(
             f"results={run.results} is not seen by {', '.join(blind)}, and a worker there would write its checkpoints "
@@ -176,7 +178,8 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(stopped))
     except Exception as error:
         log = launch.folder / f"error.worker_{context.rank}.log"
-        log.write_text(without_credentials(traceback.format_exc()))  # Ray shows the driver a snippet of it
+        text = without_credentials(traceback.format_exc())  # Ray shows the driver a snippet of it
+        write_text(log, text, insist=False)
         if not _comes_from_a_loss(error):
             ray.get(board.fail.remote(_told(error, log)))
         raise
@@ -213,7 +216,7 @@ def _told(error: Exception, log: Path) -> Exception:
     if isinstance(error, FINAL_ERRORS):
         return error
     lines = str(error).strip().splitlines()
-    return RunFailedError(f"{type(error).__name__}: {lines[-1] if lines else ''} (traceback: {log})")
+    return RunFailedError(f"{type(error).__name__}: {lines[-1] if lines else ''} (traceback: {where(log)})")
 
 
 def _failure(board: Board) -> BaseException | None:

@@ -17,6 +17,7 @@ from tats_ray.config.command_line import ended
 from tats_ray.config.files import to_yaml
 from tats_ray.config.run import Run
 from tats_ray.driver import RUN_ERRORS, Launch, Outcome, RunFailedError, conduct
+from tats_ray.mirror import read_text, where
 from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.worker import LEDGER, describe
 
@@ -104,11 +105,13 @@ def report(outcome: Outcome, lines: Mapping[str, object]) -> None:
         table.add_row(name, f"{value:,.0f}" if value == int(value) and abs(value) >= 2 else f"{value:.4g}")
     console = Console()
     console.print(table)
-    console.print(time_table(json.loads((folder / LEDGER).read_text())))
-    pictures = folder / "pictures" if run.training.picture_every else "none, since training.picture_every is null"
+    console.print(time_table(json.loads(read_text(folder / LEDGER))))
+    pictures = (
+        where(folder / "pictures") if run.training.picture_every else "none, since training.picture_every is null"
+    )
     for name, value in {
         **lines,
-        "checkpoint": folder / "checkpoints" / f"step_{int(outcome.summary['step']):08d}",
+        "checkpoint": where(folder / "checkpoints" / f"step_{int(outcome.summary['step']):08d}"),
         "pictures": pictures,
         "MLflow": ui_command(outcome.launch.handle.uri),
     }.items():

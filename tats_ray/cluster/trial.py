@@ -14,6 +14,7 @@ import ray
 import torch
 from ray import tune
 
+from tats_ray.claims import next_number
 from tats_ray.cluster.context import make_board
 from tats_ray.cluster.meeting import LEAVE_SECONDS, Meeting, Report
 from tats_ray.cluster.runtime import start_ray
@@ -22,11 +23,12 @@ from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare
-from tats_ray.run_folder import is_held, next_number, read_status
+from tats_ray.mirror import read_text, send, where
+from tats_ray.run_folder import is_held, read_status
 from tats_ray.sweeping.journal import Journal, Planned, Segment
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
 from tats_ray.training.context import LocalContext
-from tats_ray.training.state import checkpoint_step
+from tats_ray.training.state import INDEX, checkpoint_step
 from tats_ray.worker import SUMMARY, Launch, own_decoders, run_training, total_steps
 
 SEGMENT = "sweep/segment"
@@ -134,7 +136,8 @@ class SweepTrial(tune.Trainable):
             return  # this process died after it, and Tune restores it once more
         start = self._sweep.folder / "clones" / f"{self._planned.name}-{len(known) + 2}" / source.name
         copytree(source, start, dirs_exist_ok=True)
-        segment = Segment(donor=saved["trial"], step=step, knobs=self._planned.knobs, start=str(start))
+        send(start, last=INDEX)
+        segment = Segment(donor=saved["trial"], step=step, knobs=self._planned.knobs, start=where(start))
         self._journal.add_segment(self._planned.name, segment)
 
     def cleanup(self) -> None:
@@ -152,7 +155,7 @@ class SweepTrial(tune.Trainable):
             found, outcome = self._conduct(report)
         except RunFailedError as error:
             return self._told({}, done=True, failed=str(error))
-        summary = json.loads((found / SUMMARY).read_text()) if outcome is None else outcome.summary
+        summary = json.loads(read_text(found / SUMMARY)) if outcome is None else outcome.summary
         return self._told(summary, done=True, folder=str(found))
 
     def _conduct(self, report: Callable[[Report], None]) -> tuple[Path, Outcome | None]:
@@ -226,7 +229,6 @@ def _await_name(run: TrainRun) -> None:
 
 def newest_folder(run: TrainRun) -> Path | None:
     """Return the folder of the newest run of a name; None when there is none."""
-    assert run.results is not None
-    root = Path(run.results) / run.name
+    root = run.root / run.name
     number = next_number(root) - 1
     return root / f"{number:04d}" if number else None

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from tats_ray.cluster.planning import SuggestedTrials
 from tats_ray.cluster.recorder import Recorder
-from tats_ray.cluster.runtime import node_resources
+from tats_ray.cluster.runtime import node_resources, ray_storage
 from tats_ray.cluster.schedulers import make_scheduler
 from tats_ray.cluster.search_space import SearchSpace, is_logarithmic
 from tats_ray.cluster.sweep_start import Begun, begin, go_on, named, not_worth_starting
@@ -25,6 +25,7 @@ from tats_ray.config.run import TrainRun
 from tats_ray.driver import prepare
 from tats_ray.endings import close_record, end_as_killed
 from tats_ray.interruption import Ending, recorded, terminable
+from tats_ray.mirror import listed, send, where
 from tats_ray.run_folder import alone, read_status, write_status
 from tats_ray.sweeping.collect import with_measurements
 from tats_ray.sweeping.journal import Options, Planned
@@ -112,8 +113,8 @@ def _with_a_worker(run: TrainRun) -> TrainRun:
 
 def _running(base: TrainRun, name: str) -> list[Path]:
     """Return the folders of a sweep's trials that are being trained, as far as they could say."""
-    assert base.results is not None
-    folders = Path(base.results).glob(f"{name}-*/[0-9]*")
+    below = [path for path in listed(base.root, depth=2) if path.name.isdigit()]
+    folders = [base.root / path for path in below if path.parts[0].startswith(f"{name}-")]
     return [folder for folder in folders if read_status(folder).get("status") == "RUNNING"]
 
 
@@ -152,7 +153,7 @@ def _run_trials(begun: Begun) -> None:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(begun.journal.folder),
+                **ray_storage(begun.journal.folder),
                 verbose=0,
                 callbacks=[recorder],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run's are in its own folder
@@ -190,7 +191,7 @@ def _collect(begun: Begun) -> list[Trial]:
         trial = ended[planned.name]
         folder = newest_folder(named(begun.base, f"{begun.plan.name}-{planned.name}"))
         if folder is not None:
-            trial = replace(trial, folder=str(folder), run_id=read_status(folder).get("mlflow_run_id"))
+            trial = replace(trial, folder=where(folder), run_id=read_status(folder).get("mlflow_run_id"))
         if trial.run_id and trial.reason and (trial.status == "stopped" or folder in cut_short):
             tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
             tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
@@ -220,6 +221,8 @@ def _report(begun: Begun, trials: list[Trial]) -> Report:
     for file in report.files:
         tracker.log_file(file, folder="sweep")
     tracker.close()
+    for file in report.files:
+        send(file)
     return report
 
 

@@ -11,6 +11,7 @@ from tats_ray.comparison.judging import Missing, Scored, Scores
 from tats_ray.comparison.plan import Comparison, Plan, plan
 from tats_ray.data.manifest import Manifest
 from tats_ray.driver import absolute, prepare
+from tats_ray.mirror import path_of, read_text, where
 from tats_ray.probing.checks import check_labels
 from tats_ray.probing.config import EvaluationConfig, changed, tasks_of
 from tats_ray.run_folder import read_status
@@ -66,12 +67,12 @@ def scored(planned: Plan, name: str, folder: Path, figures: Mapping[str, float],
         figures: What its judging found.
         parent: Record of the comparison.
     """
-    own = json.loads((folder / LEDGER).read_text())["flops"]  # a cut goes on counting where the full run was
+    own = json.loads(read_text(folder / LEDGER))["flops"]  # a cut goes on counting where the full run was
     return Scored(
         metrics=figures,
-        summary=json.loads((folder / SUMMARY).read_text()),
+        summary=json.loads(read_text(folder / SUMMARY)),
         flops=own + planned.warm_flops(name),
-        folder=str(folder),
+        folder=where(folder),
         link=run_page(_record(folder, parent)) or f"../../{folder.parent.name}/{folder.name}",
     )
 
@@ -84,7 +85,7 @@ def curves(planned: Plan, scores: Scores, parent: RunHandle) -> dict[str, dict[s
         if (entry.seed, entry.budget) != (planned.comparison.seeds[0], "clips") or isinstance(one, Missing):
             continue
         for metric in CURVES:
-            points = read_metric(_record(Path(one.folder), parent), metric)
+            points = read_metric(_record(path_of(one.folder), parent), metric)
             if points:
                 steps, values = zip(*points, strict=True)
                 found.setdefault(metric, {})[f"{entry.arm}, {entry.ratio:g}"] = (steps, values)

@@ -6,6 +6,7 @@ import yaml
 
 from tats_ray.config.overrides import ConfigError, R, read_yaml, validated
 from tats_ray.config.run import Run, TrainRun
+from tats_ray.mirror import read_text, where
 
 
 def to_yaml(run: Run) -> str:
@@ -20,9 +21,9 @@ def read_run(path: Path, kind: type[R] = TrainRun) -> R:
         ConfigError: The file is missing, is not YAML, or holds a wrong setting.
     """
     try:
-        tree = read_yaml(path.read_text())
+        tree = read_yaml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}") from error
+        raise ConfigError(f"--config {where(path)} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -26,6 +27,7 @@ from tats_ray.methods.build import (
     truth_grid,
 )
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
+from tats_ray.mirror import path_of
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
@@ -68,7 +70,8 @@ class Run(BaseModel, ABC):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initialisation, order of the clips, crops and draws."""
     results: str | None = None
-    """Folder for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS, else ~/tats_ray_results."""
+    """Folder or URI (s3://bucket/results) for checkpoints, pictures and default MLflow store; null takes TATS_RESULTS,
+    else ~/tats_ray_results."""
     init: str | None = None
     """Run folder or checkpoint that the run starts from; ``init_takes`` says with what."""
     init_takes: Literal["weights", "training"] = "weights"
@@ -84,6 +87,12 @@ class Run(BaseModel, ABC):
     """How many processes, on what."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the run is recorded."""
+
+    @property
+    def root(self) -> Path:
+        """Folder of this machine for ``results``, which is set: itself, or the copy of a URI (``mirror.py``)."""
+        assert self.results is not None
+        return path_of(self.results)
 
     @property
     @abstractmethod

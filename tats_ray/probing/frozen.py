@@ -15,6 +15,7 @@ from tats_ray.config.files import read_run
 from tats_ray.config.run import TrainRun
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.build import build_method
+from tats_ray.mirror import exists, read_text, where
 from tats_ray.nn.encoder import VideoEncoder
 from tats_ray.nn.patches import patchify
 from tats_ray.training.state import INDEX, CheckpointError, latest_checkpoint, load_module, verify_checkpoint
@@ -60,7 +61,7 @@ class FrozenEncoder:
         checkpoint = checkpoint_at(place)
         settings = checkpoint.parent.parent / "run.yaml"
         verify_checkpoint(checkpoint)
-        index = json.loads((checkpoint / INDEX).read_text())
+        index = json.loads(read_text(checkpoint / INDEX))
         if f"{WEIGHTS}.safetensors" not in index["files"]:
             raise CheckpointError(
                 f"checkpoint {checkpoint} holds no {WEIGHTS}.safetensors, so it has no encoder to probe"
@@ -167,16 +168,16 @@ def checkpoint_at(place: Path) -> Path:
     """
     place = place.expanduser().absolute()
     checkpoint = latest_checkpoint(place / "checkpoints") or place
-    if not (checkpoint / INDEX).is_file():
+    if not exists(checkpoint / INDEX):
         raise CheckpointError(
-            f"{place} is neither a checkpoint (it has no {INDEX}) nor the folder of a run that has one; name a folder "
-            f"such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
+            f"{where(place)} is neither a checkpoint (it has no {INDEX}) nor the folder of a run that has one; name a "
+            f"folder such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
         )
     settings = checkpoint.parent.parent / "run.yaml"
-    if not settings.is_file():
+    if not exists(settings):
         raise CheckpointError(
-            f"{checkpoint} lies in no folder of a run: {settings} is missing, which says what model it is; keep "
-            f"checkpoints where their run wrote them, or copy run.yaml with them"
+            f"{where(checkpoint)} lies in no folder of a run: {where(settings)} is missing, which says what model it "
+            f"is; keep checkpoints where their run wrote them, or copy run.yaml with them"
         )
     return checkpoint
 

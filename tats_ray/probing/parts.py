@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.part_files import Part, PartError, part_file, write_whole
+from tats_ray.mirror import have, send
 from tats_ray.probing.decoding import Views
 from tats_ray.probing.work import Work
 
@@ -72,7 +73,7 @@ class Extraction(Work):
 
     def unread(self, part: Part) -> list[Reading]:
         """Return the readings of which a part's file is missing."""
-        return [reading for reading in self.readings if not all(file.exists() for file in reading.files(part))]
+        return [reading for reading in self.readings if not all(have(file) for file in reading.files(part))]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def write_part(reading: Reading, part: Part, views: Sequence[Views], features: S
     """
     if not (reading.folder / ABOUT).exists():
         write_whole(reading.folder / ABOUT, lambda path: path.write_text(reading.identity))
+        send(reading.folder / ABOUT)
     count = [1 if found.video is None else len(found.video) for found in views]
     video = [number for number, times in enumerate(count) for _ in range(times)]
     view = np.concatenate([[-1] if found.video is None else np.arange(len(found.video)) for found in views])
@@ -136,6 +138,7 @@ def write_part(reading: Reading, part: Part, views: Sequence[Views], features: S
             table = pa.table({**columns, "features": lists})
             table = table.replace_schema_metadata({_SHAPE: " ".join(map(str, values.shape[1:]))})
             write_whole(file, partial(pq.write_table, table, compression="none"))
+            send(file)
 
 
 def read_features(extraction: Extraction, reading: Reading, manifest: Manifest) -> Features:
@@ -182,6 +185,7 @@ def read_tokens(extraction: Extraction, reading: Reading) -> np.ndarray:
 def _read(file: Path, part: Part, num_views: int) -> tuple[pa.Table, np.ndarray]:
     remedy = f"remove {file} and evaluate again: it is extracted anew"
     try:
+        have(file)
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise FeatureError(f"features {file} cannot be read ({error}); {remedy}") from error

@@ -16,12 +16,14 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tats_ray.claims import new_number
 from tats_ray.config.labels import describe_evaluation, named_videos, sampler_tags
 from tats_ray.config.overrides import ConfigError
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.part_files import PartError
 from tats_ray.data.places import is_uri
 from tats_ray.interruption import Ending, recorded
+from tats_ray.mirror import remove, send, where
 from tats_ray.probing.config import EvaluationConfig, Task
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.results import Evaluation
@@ -91,6 +93,7 @@ def conduct_evaluation(
             tracker.log_metrics(evaluation.metrics(), step=frozen.step)
             for file in files:
                 tracker.log_file(file, folder="evaluation")
+                send(file)
             tracker.close()
     return Recorded(evaluation, folder, handle, files)
 
@@ -190,14 +193,14 @@ def _content(
             "views_of_each": evaluation.extractions[name].layout.num_views,
             "held": held,
             "undecoded": [asdict(failure) for failure in failures],
-            "features": [str(reading.folder) for reading in evaluation.extractions[name].readings],
+            "features": [where(reading.folder) for reading in evaluation.extractions[name].readings],
         }
 
     return {
         "metrics": evaluation.metrics(),
         "confusion": {result.name: result.accuracy.confusion.tolist() for result in evaluation.results},
         "checkpoint": {
-            "folder": str(frozen.checkpoint),
+            "folder": where(frozen.checkpoint),
             "step": frozen.step,
             "sha256": frozen.digest,
             "mlflow_run_id": frozen.run_id,
@@ -217,22 +220,15 @@ def _new_folder(root: Path) -> Iterator[Path]:
 
     Several evaluations of one run may begin at once.
     """
-    number = 1 + max((int(path.name) for path in root.glob("*") if path.name.isdigit()), default=0)
-    while True:
-        folder = root / f"{number:04d}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise ConfigError(f"{root} cannot be written: {error}; make the run's folder writable") from error
-        else:
-            break
+    try:
+        folder = new_number(root)
+    except OSError as error:
+        raise ConfigError(f"{where(root)} cannot be written: {error}; make the run's folder writable") from error
     try:
         yield folder
     finally:
         if not any(folder.iterdir()):
-            folder.rmdir()
+            remove(folder)
 
 
 def _open(
@@ -247,13 +243,13 @@ def _open(
     changes: dict[str, object] = {"run_name": f"evaluate-{frozen.folder.parent.name}-{frozen.folder.name}"}
     if config.tracking_uri is not None:
         changes["uri"] = config.tracking_uri
-    given = Path(run.results) if run.results is not None else None
+    given = run.root if run.results is not None else None
     return open_run(
         run.tracking.model_copy(update=changes),
         results_root=given if given is not None and given.is_dir() else frozen.folder.parents[1],
         folder=folder,
         params={
-            "checkpoint": str(frozen.checkpoint),
+            "checkpoint": where(frozen.checkpoint),
             "tasks": list(tasks),
             "train": train.name,
             "test": test.name,
@@ -263,8 +259,8 @@ def _open(
         parent_run_id=frozen.run_id,
         tags={
             "tats.kind": "evaluation",
-            "tats.folder": str(folder),
-            "tats.checkpoint": str(frozen.checkpoint),
+            "tats.folder": where(folder),
+            "tats.checkpoint": where(frozen.checkpoint),
             **sampler_tags(run),
         },
         description=describe_evaluation(

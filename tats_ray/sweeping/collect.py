@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from tats_ray.mirror import exists, path_of, read_text
 from tats_ray.sweeping.acting import CLIPFRAC, POLICY_ON
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.tracking.base import RunHandle
@@ -31,7 +32,7 @@ def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
     handle = replace(parent, run_id=trial.run_id)
     flops = dict(read_metric(handle, FLOPS))
     curve = [Point(step, flops[step], value) for step, value in read_metric(handle, metric) if step in flops]
-    metrics = _measured(Path(trial.folder))
+    metrics = _measured(path_of(trial.folder))
     if POLICY_ON not in metrics and (switched := read_metric(handle, POLICY_ON)):
         metrics[POLICY_ON] = switched[0][1]  # of one that a scheduler stopped, which has no summary
     if clipped := [value for _, value in read_metric(handle, CLIPFRAC)]:
@@ -41,7 +42,7 @@ def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
 
 def _measured(folder: Path) -> dict[str, float]:
     summary = folder / SUMMARY
-    if summary.exists():
-        return json.loads(summary.read_text())
+    if exists(summary):
+        return json.loads(read_text(summary))
     checkpoint = latest_checkpoint(folder / "checkpoints")
     return {} if checkpoint is None else dict(checkpoint_measured(checkpoint))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tats_ray.mirror import exists, listed, read_text, write_text
 from tats_ray.sweeping.trials import Trial
 from tats_ray.tracking.store import without_credentials
 
@@ -88,7 +89,7 @@ class Journal:
 
     def read_plan(self) -> Plan:
         """Return the plan."""
-        saved = json.loads((self.folder / "plan.json").read_text())
+        saved = json.loads(read_text(self.folder / "plan.json"))
         options = Options(**{**saved["options"], "seeds": tuple(saved["options"]["seeds"])})
         return Plan(**{**saved, "options": options, "trials": [Planned(**trial) for trial in saved["trials"]]})
 
@@ -98,7 +99,8 @@ class Journal:
 
     def ended(self) -> dict[str, Trial]:
         """Return all trials that ended, by name."""
-        found = [json.loads(path.read_text()) for path in sorted((self.folder / "trials").glob("*.json"))]
+        folder = self.folder / "trials"
+        found = [json.loads(read_text(folder / name)) for name in listed(folder) if name.suffix == ".json"]
         return {saved["name"]: Trial(**saved) for saved in found}
 
     def settled(self) -> dict[str, Trial]:
@@ -108,7 +110,7 @@ class Journal:
     def segments(self, name: str) -> Sequence[Segment]:
         """Return what a trial took over, oldest first."""
         path = self.folder / "segments" / f"{name}.json"
-        return [Segment(**saved) for saved in json.loads(path.read_text())] if path.exists() else []
+        return [Segment(**saved) for saved in json.loads(read_text(path))] if exists(path) else []
 
     def add_segment(self, name: str, segment: Segment) -> None:
         """Write down that a trial took over another's training."""
@@ -117,7 +119,4 @@ class Journal:
 
 
 def _write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(without_credentials(json.dumps(content, indent=1)))
-    partial.replace(path)
+    write_text(path, without_credentials(json.dumps(content, indent=1)))

@@ -19,7 +19,7 @@ from tats_ray.interruption import Ending
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingConfig, TrackingError
 from tats_ray.tracking.calling import be_quiet, explained, patience, undisturbed
 from tats_ray.tracking.provenance import dotted_params, provenance_tags
-from tats_ray.tracking.store import check_database, first_use, is_database, resolve_uri, without_credentials
+from tats_ray.tracking.store import artifact_location, check_database, first_use, resolve_uri, without_credentials
 from tats_ray.tracking.unsent import Unsent
 from tats_ray.tracking.writer import (
     CLOSE_SECONDS,
@@ -261,7 +261,7 @@ def _experiment_id(client: MlflowClient, config: TrackingConfig, *, uri: str, re
     found = client.get_experiment_by_name(config.experiment)
     if found is None:
         # Without a server MLflow would keep artifacts under whatever directory the first process ran in, for ever.
-        location = (results_root / "mlartifacts").as_uri() if is_database(uri) else None
+        location = artifact_location(uri, results_root=results_root)
         return client.create_experiment(config.experiment, artifact_location=location, tags=_MODEL_TRAINING)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tats_ray.mirror import uri_of, where
 from tats_ray.tracking.base import RunHandle, TrackingError
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -29,7 +30,7 @@ def resolve_uri(uri: str | None, *, results_root: Path) -> str:
 
     Raises:
         ValueError: The URI or the results root is relative: driver and workers have different current directories. Or
-            MLflow can no longer write to such a store.
+            MLflow can no longer write to such a store. Or none is given, and the results lie at a URI.
     """
     if not results_root.is_absolute():
         raise ValueError(
@@ -39,7 +40,26 @@ def resolve_uri(uri: str | None, *, results_root: Path) -> str:
         return _checked(uri, named="tracking.uri")
     if from_environment := os.environ.get("MLFLOW_TRACKING_URI"):
         return _checked(from_environment, named="MLFLOW_TRACKING_URI")
+    if uri_of(results_root) is not None:
+        raise ValueError(
+            f"{where(results_root)} cannot hold MLflow's database; give tracking.uri= or MLFLOW_TRACKING_URI a server "
+            f"(http://host:5000), or a database of this machine (sqlite:////absolute/path/mlflow.db)"
+        )
     return f"sqlite:///{results_root / 'mlflow.db'}"
+
+
+def artifact_location(uri: str, *, results_root: Path) -> str | None:
+    """Return where an experiment's files go, for ever; None where a server decides.
+
+    That is below the results. Where these lie at a URI, a SQLite file has them beside it: not every store of results is
+    one to MLflow.
+    """
+    if not is_database(uri):
+        return None
+    copied = uri_of(results_root / "mlartifacts")
+    if copied is not None and _scheme(uri) == "sqlite":
+        return (_sqlite_path(uri).parent / "mlartifacts").as_uri()
+    return copied or (results_root / "mlartifacts").as_uri()
 
 
 def is_database(uri: str) -> bool:

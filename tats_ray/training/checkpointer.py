@@ -5,10 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from shutil import rmtree
 from types import TracebackType
 from typing import Literal
 
+from tats_ray.mirror import send
 from tats_ray.training.context import WorkerContext
 from tats_ray.training.state import (
     Captured,
@@ -16,6 +16,7 @@ from tats_ray.training.state import (
     checkpoint_measured,
     checkpoint_step,
     checkpoints,
+    remove_checkpoint,
     write_checkpoint,
 )
 
@@ -35,7 +36,7 @@ class Retention:
         kept = {*found[-self.keep :], self._best(found), *(first_after(found, step) for step in self.after)}
         for folder in found:
             if folder not in kept:
-                rmtree(folder)
+                remove_checkpoint(folder)
 
     def _best(self, found: Sequence[Path]) -> Path | None:
         if self.best is None:
@@ -56,13 +57,17 @@ class Checkpointer:
     As a context manager it waits for a write that was begun, however the block ends. The launcher is told of a
     checkpoint when the next one is due, or at the end: only ever of one that lies complete on disk. A launcher that
     awaits checkpoints is told at once, and training waits for the write. What it was told does not matter for a
-    restart, which takes the newest complete folder.
+    restart, which takes the newest complete folder. Where results lie at a URI, files ``beside`` them are sent there
+    with each.
     """
 
-    def __init__(self, root: Path, context: WorkerContext, retention: Retention) -> None:
+    def __init__(
+        self, root: Path, context: WorkerContext, retention: Retention, *, beside: Sequence[Path] = ()
+    ) -> None:
         self._root = root
         self._context = context
         self._retention = retention
+        self._beside = beside
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None  # of the first worker
         self._captured: Captured | None = None  # its memory is kept for the next
@@ -135,6 +140,11 @@ class Checkpointer:
                 f"an old checkpoint could not be removed: {error}; make its folder writable, then start the run again: "
                 f"{folder} is intact"
             ) from error
+        try:
+            for path in self._beside:
+                send(path)
+        except OSError as error:
+            raise CheckpointError(f"{error}; start the run again: the checkpoint {folder} is intact") from error
         return folder
 
 

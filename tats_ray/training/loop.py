@@ -83,7 +83,8 @@ def train(job: Job, state: LoopState, shares: Iterable[StepShare]) -> LoopState:
     retention = Retention(
         config.keep_checkpoints, best=config.keep_best, mode=config.keep_best_mode, after=config.keep_after
     )
-    with Checkpointer(job.folder / "checkpoints", job.context, retention) as checkpointer:
+    beside = (quarantine.path, job.folder / "pictures")
+    with Checkpointer(job.folder / "checkpoints", job.context, retention, beside=beside) as checkpointer:
         try:
             _Training(job, state, checkpointer, quarantine).run(shares)
         finally:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from tats_ray.mirror import fetch
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import WorkerContext
 
@@ -43,7 +44,7 @@ class Quarantine:
         self._on_error: OnError = on_error
         self._max_failed_share = max_failed_share
         self._news = False
-        if context.rank == 0 and path.exists():
+        if context.rank == 0 and fetch(path):
             self._keep_until(step)
 
     def add(self, failures: Sequence[Failure], *, step: int) -> int:

@@ -6,15 +6,18 @@
     ``checkpoint.json``           step, last validation, MLflow run, identity, size and SHA-256 of the other files;
                                   written last
 
-The folder is written under another name, flushed, and renamed: a reader never sees half of it. No state of a random
-generator is in it: whoever draws is seeded by step and position (``docs/decisions/006-checkpoints-at-rest.md``).
+The folder is written under another name, flushed, and renamed: a reader never sees half of it. Where results lie at a
+URI it is sent then, and counts there when ``checkpoint.json``, sent last, has come. No state of a random generator is
+in it: whoever draws is seeded by step and position (``docs/decisions/006-checkpoints-at-rest.md``).
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tats_ray.mirror import exists, fetch, listed, read_text, remove, send, uri_of, where
 from tats_ray.training.optim import Trainable
 
 INDEX = "checkpoint.json"
@@ -94,7 +98,7 @@ def write_checkpoint(root: Path, captured: Captured) -> Path:
     """
     final = root / f"step_{captured.step:08d}"
     partial = root / f".partial_{final.name}"
-    previous = latest_checkpoint(root)
+    previous = next(reversed(_on_disk(root)), None)
     try:
         root.mkdir(parents=True, exist_ok=True)
         for left in root.glob(".partial_*"):  # by a process that was killed
@@ -114,15 +118,52 @@ def write_checkpoint(root: Path, captured: Captured) -> Path:
             f"checkpoint {final} could not be written: {error}; free space there or make the folder writable, then "
             f"start the run again: {intact}"
         ) from error
+    _send(final)
     return final
 
 
+def send_left(root: Path) -> None:
+    """Send the checkpoints that this machine wrote, and a store did not take, where they are newer than all it has.
+
+    Raises:
+        CheckpointError: It does not take them now.
+    """
+    if uri_of(root) is None:
+        return
+    there = checkpoints(root)
+    for folder in _on_disk(root):
+        if (folder / INDEX).exists() and (not there or folder.name > there[-1].name):
+            _send(folder)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; until all of it is gone it is none."""
+    remove(folder, first=INDEX)
+
+
 def checkpoints(root: Path) -> list[Path]:
-    """Return the complete checkpoints below ``root``, oldest first."""
+    """Return the complete checkpoints below ``root``, oldest first; of a store, those whose index has come."""
+    if uri_of(root) is None:
+        return _on_disk(root)
+    names = {path.parts[0] for path in listed(root, depth=2) if path.name == INDEX}
+    return [root / name for name in sorted(names) if _FOLDER.fullmatch(name)]
+
+
+def _on_disk(root: Path) -> list[Path]:
     if not root.exists():
         return []
     found = [(int(match[1]), path) for path in root.iterdir() if (match := _FOLDER.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
+
+
+def _send(folder: Path) -> None:
+    try:
+        send(folder, last=INDEX)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} is whole on {socket.gethostname()}, and could not be sent: {error}; start the run "
+            f"again there: it is sent first, and the run goes on from it"
+        ) from error
 
 
 def latest_checkpoint(root: Path) -> Path | None:
@@ -194,12 +235,13 @@ def saved_shape(folder: Path, name: str, parameter: str) -> tuple[int, ...] | No
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Check every file's size and checksum.
+    """Check every file's size and checksum; one that lies in a store is brought to this machine first.
 
     Raises:
         CheckpointError: With the file, what is wrong, and the way out.
     """
-    way_out = f"remove {folder} to go on from the checkpoint before it, or start anew with --fresh"
+    _bring(folder)
+    way_out = f"remove {where(folder)} to go on from the checkpoint before it, or start anew with --fresh"
     for name, wanted in _index(folder)["files"].items():
         path = folder / name
         size = path.stat().st_size if path.exists() else None
@@ -211,11 +253,24 @@ def verify_checkpoint(folder: Path) -> None:
 
 def _index(folder: Path) -> dict:
     try:
-        return json.loads((folder / INDEX).read_text())
+        return json.loads(read_text(folder / INDEX))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {folder} has no readable {INDEX} ({error}); remove it or start anew with --fresh"
+            f"checkpoint {where(folder)} has no readable {INDEX} ({error}); remove it or start anew with --fresh"
         ) from error
+
+
+def _bring(folder: Path) -> None:
+    """See that a store's checkpoint is on this machine; of several workers there one brings it."""
+    if uri_of(folder) is None:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".bringing").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        here = folder / INDEX
+        if not here.exists() or (exists(here) and here.read_text() != read_text(here)):
+            shutil.rmtree(folder, ignore_errors=True)
+            fetch(folder, last=INDEX)
 
 
 def _write_files(folder: Path, captured: Captured) -> None:

@@ -19,6 +19,7 @@ from tats_ray.methods.base import HeldOut, Snapshot
 from tats_ray.methods.build import build_method
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
 from tats_ray.methods.reconstruction import token_error
+from tats_ray.mirror import exists
 from tats_ray.nn.patches import normalized_patches, patchify, take_tokens
 from tats_ray.training.state import INDEX, CheckpointError, checkpoint_step, latest_checkpoint, load_checkpoint
 
@@ -64,7 +65,7 @@ class Look:
 
 def is_checkpoint(path: Path) -> bool:
     """Tell a run's folder, or a checkpoint's, from anything else."""
-    return (path / _RUN_FILE).is_file() or (path / INDEX).is_file()
+    return exists(path / _RUN_FILE) or exists(path / INDEX)
 
 
 def open_trained(path: Path) -> Trained:
@@ -76,13 +77,13 @@ def open_trained(path: Path) -> Trained:
         ValueError: The folder is none of a run, or the checkpoint lies apart from its run.
     """
     given = path.resolve()
-    if (given / _RUN_FILE).is_file():
+    if exists(given / _RUN_FILE):
         folder, checkpoint = given, latest_checkpoint(given / "checkpoints")
         if checkpoint is None:
             raise CheckpointError(f"{path / 'checkpoints'} holds no checkpoint; let the run write its first one")
-    elif (given / INDEX).is_file():
+    elif exists(given / INDEX):
         folder, checkpoint = given.parents[1], given
-        if not (folder / _RUN_FILE).is_file():
+        if not exists(folder / _RUN_FILE):
             raise ValueError(f"{path} lies apart from its run: there is no {folder / _RUN_FILE}; give the run's folder")
     else:
         raise ValueError(

@@ -285,6 +285,11 @@ def ray_nodes(services: Services) -> Iterator[None]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         "RAY_worker_niceness": "0",  # with Ray's 15 a worker starts for minutes beside anything else
         "PLANTED_API_KEY": services.passwords["PLANTED_API_KEY"],
+        # For results in a bucket, as a secret of the pods would hold them.
+        **services.environment("store"),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{services.ports['s3']}",
+        "AWS_REGION": "us-east-1",
+        "TATS_COPIES": str(services.folder / "copies"),
         # A server behind a proxy asks for a name and a password, and people write both into the address.
         "MLFLOW_TRACKING_URI": services.mlflow.replace("//", f"//someone:{services.passwords['PLANTED_PASSWORD']}@"),
     }

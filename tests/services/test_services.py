@@ -1,5 +1,7 @@
 """Runs and sweeps as on a cluster: submitted with a token, recorded on a server, stopped, resumed, looked up."""
 
+import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -154,6 +156,51 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_until_its_pod_is_ended(
     assert "STOPPED" in status_of(services, "resumed").upper()
     wait(lambda: running().info.status == "KILLED", what="the run ends as KILLED again")
     assert newest_step(services, "stopped") > first
+    found = steps(client, run)
+    assert found == sorted(set(found))
+
+
+def test_results_in_a_bucket_are_those_of_a_folder(services: Any, settings: list[str], bucket: Any) -> None:
+    words = [
+        "training.steps=20",
+        "training.checkpoint_every=10",
+        "training.picture_every=null",
+        "cluster.num_workers=2",
+    ]
+    submit(services, "pipelines/pretrain.py", *settings, *words, "name=near", job="near")
+    submit(services, "pipelines/pretrain.py", *settings, *words, "name=far", "results=s3://mlflow/runs", job="far")
+    index = "far/0001/checkpoints/step_00000020/checkpoint.json"
+    far = json.loads(bucket.Object(f"runs/{index}").get()["Body"].read())
+    near = json.loads((services.folder / "shared" / "results" / index.replace("far", "near", 1)).read_text())
+    for name in ("autoencoder.safetensors", "tats.safetensors"):
+        assert far["files"][name] == near["files"][name]
+
+
+def test_a_run_in_a_bucket_is_stopped_and_goes_on_without_its_copy(
+    services: Any, settings: list[str], client: MlflowClient, bucket: Any, wait: Any
+) -> None:
+    words = ["name=bucket", "results=s3://mlflow/runs", "training.steps=100000", "training.checkpoint_every=50000"]
+    command = ["pipelines/pretrain.py", *settings, *words, "training.picture_every=null", "tracking.log_every=1"]
+
+    def running() -> Run | None:
+        found = [run for run in runs(client) if run.data.params.get("name") == "bucket"]
+        return found[0] if found else None
+
+    def newest() -> int:
+        objects = bucket.objects.filter(Prefix="runs/bucket/0001/checkpoints/")
+        whole = [one.key.split("/")[-2] for one in objects if one.key.endswith("/checkpoint.json")]
+        return max((int(name.removeprefix("step_")) for name in whole), default=0)
+
+    submit(services, *command, job="bucket", wait=False)
+    run = wait(lambda: (one := running()) and steps(client, one) and one, what="the run has made a step")
+    services.ray("job", "stop", "bucket")
+    wait(lambda: running().info.status == "KILLED" and newest(), what="the run ends as KILLED, with a checkpoint")
+    first = newest()
+    shutil.rmtree(services.folder / "copies")
+    submit(services, *command, job="bucket-again", wait=False)
+    wait(lambda: steps(client, run)[-1] > first + 5, what="the same run goes on")
+    services.ray("job", "stop", "bucket-again")
+    wait(lambda: running().info.status == "KILLED" and newest() > first, what="it ends again")
     found = steps(client, run)
     assert found == sorted(set(found))
 

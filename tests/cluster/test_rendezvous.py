@@ -1,0 +1,43 @@
+"""Where the workers of a local Ray listen while they are joined."""
+
+import ipaddress
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+import ray.train
+import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from tats_ray.cluster.rendezvous import LoopbackConfig, torch_config
+
+pytestmark = pytest.mark.ray
+
+
+def meet(config: dict) -> None:
+    rank = ray.train.get_context().get_world_rank()
+    total = torch.tensor([rank + 1.0])
+    torch.distributed.all_reduce(total)
+    listening = [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    found = {"total": total.item(), "listening": listening}
+    Path(config["folder"], f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_workers_of_a_local_ray_listen_on_loopback_only(tmp_path: Path) -> None:
+    config = torch_config()
+    assert isinstance(config, LoopbackConfig)
+    TorchTrainer(
+        meet,
+        train_loop_config={"folder": str(tmp_path)},
+        torch_config=config,
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(name="meet", storage_path=str(tmp_path / "ray")),
+    ).fit()
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["total"] == 3
+        assert found["listening"]
+        addresses = {address.removeprefix("::ffff:") for address in found["listening"]}
+        assert all(ipaddress.ip_address(address).is_loopback for address in addresses), addresses
