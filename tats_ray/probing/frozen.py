@@ -160,17 +160,21 @@ def _noise(what: str, key: str, seed: int) -> np.random.Generator:
 
 
 def checkpoint_at(place: Path) -> Path:
-    """Return the checkpoint that a path names: itself, or the newest of a run's folder; its run.yaml is there.
+    """Return the checkpoint that a path names: itself, the newest of a run's folder, or that of a name's newest run.
+
+    Its run.yaml is there. Runs of a name that have no checkpoint are passed over.
 
     Raises:
-        CheckpointError: It is neither, or run.yaml is missing.
+        CheckpointError: It is none of them, or run.yaml is missing.
     """
     place = place.expanduser().absolute()
-    checkpoint = latest_checkpoint(place / "checkpoints") or place
+    numbered = sorted((path for path in place.glob("[0-9]*") if path.name.isdigit()), key=lambda path: -int(path.name))
+    found = (latest_checkpoint(folder / "checkpoints") for folder in (place, *numbered))
+    checkpoint = next((checkpoint for checkpoint in found if checkpoint is not None), place)
     if not (checkpoint / INDEX).is_file():
         raise CheckpointError(
             f"{place} is neither a checkpoint (it has no {INDEX}) nor the folder of a run that has one; name a folder "
-            f"such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
+            f"such as <results>/<name>, <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
         )
     settings = checkpoint.parent.parent / "run.yaml"
     if not settings.is_file():

@@ -89,6 +89,13 @@ def test_loading_says_where_it_is_from_and_draws_nothing(frozen, made):
     assert not again.encoder.training
 
 
+def test_a_name_stands_for_its_newest_run_with_a_checkpoint(made, tmp_path: Path):
+    for number in ("0009", "0010"):
+        shutil.copytree(made.folder, tmp_path / "name" / number)
+    (tmp_path / "name" / "0011").mkdir()  # killed before its first checkpoint
+    assert FrozenEncoder.load(tmp_path / "name", device=CPU).folder == tmp_path / "name" / "0010"
+
+
 def test_what_is_no_checkpoint_of_this_model_is_refused(made, tmp_path: Path):
     def copy(name: str) -> Path:
         return Path(shutil.copytree(made.folder, tmp_path / name))
