@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tats_ray.data.listing import list_sources
 from tats_ray.data.synthetic import CLASSES, LIST, MOTIONS, SpriteTracks, SyntheticConfig, draw_clip, make_videos
+from tats_ray.data.synthetic_events import event_begins
 
 CONFIG = SyntheticConfig(frames=24, size=64, motions=6)
 
@@ -71,10 +72,22 @@ def test_events_differ_in_their_order_alone(seed: int) -> None:
         for axis in "xy":
             path = getattr(tracks, axis)
             assert np.abs(path - path[64]).max() > 0.15 * config.size
+            assert np.abs(np.diff(path, axis=0)).max() < 0.3 * np.pi / 16 * config.size + 1e-3  # without a jump
             assert np.array_equal(path[0], path[64])  # it comes back
             assert np.array_equal(path[-1], path[64])
             assert (path - tracks.radius).min() >= -1e-3
             assert (path + tracks.radius).max() <= config.size + 1e-3
+
+
+def test_events_are_a_quarter_of_the_video_apart() -> None:
+    first, second = event_begins_of(500).T
+    assert 0 <= first.min() < 1
+    assert second.max() <= 128 - 16  # and they are over when it is
+    assert 32 <= (second - first).min() - 16 < 36
+
+
+def event_begins_of(draws: int) -> np.ndarray:
+    return np.stack([event_begins(np.random.default_rng(seed), frames=128) for seed in range(draws)])
 
 
 def test_events_are_listed_in_turn(tmp_path: Path) -> None:
