@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tats_ray.config.files import read_run
+from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.build import build_method
@@ -38,7 +39,7 @@ class FrozenEncoder:
 
     encoder: VideoEncoder
     run: TrainRun
-    """The run that trained it."""
+    """The run that trained it; its clips are as long as the views that the encoder is shown."""
     checkpoint: Path
     """Folder of the checkpoint."""
     digest: str
@@ -50,12 +51,17 @@ class FrozenEncoder:
     device: torch.device
 
     @classmethod
-    def load(cls, place: Path, *, device: torch.device) -> "FrozenEncoder":
+    def load(cls, place: Path, *, device: torch.device, num_frames: int | None = None) -> "FrozenEncoder":
         """Load the newest checkpoint of a run's folder, or the checkpoint given.
+
+        Args:
+            place: Folder of a run, or of a checkpoint.
+            device: Where the encoder goes.
+            num_frames: Of the views that it is to be shown; None for as many as it was trained on.
 
         Raises:
             CheckpointError: It is neither, is damaged, or does not fit the model that its run.yaml describes.
-            ConfigError: run.yaml cannot be read.
+            ConfigError: run.yaml cannot be read, or tokens or windows of the run do not divide so many frames.
         """
         checkpoint = checkpoint_at(place)
         settings = checkpoint.parent.parent / "run.yaml"
@@ -66,6 +72,8 @@ class FrozenEncoder:
                 f"checkpoint {checkpoint} holds no {WEIGHTS}.safetensors, so it has no encoder to probe"
             )
         run = read_run(settings)
+        if num_frames is not None:
+            run = change(run, [("data.num_frames", num_frames)])
         return cls(
             encoder=_loaded(run, checkpoint, device),
             run=run,

@@ -18,7 +18,7 @@ _GROUPS = 32
 """Most groups of a GroupNorm; each has two channels at least, or a channel's own mean could not pass."""
 
 _GREY, _CONTRAST = 0.5, 4.0
-"""Of pixels in [0, 1]: taken off them, and multiplied with, which makes natural clips about zero mean, unit variance."""
+"""Of pixels in [0, 1]: taken off them, and multiplied with, which makes clips about zero mean and unit variance."""
 _FAINT = 0.01
 """Of an ordinary initialisation is the last one's: not zero, so that everything learns from the first step."""
 
@@ -147,7 +147,7 @@ def _blocks(before: int, after: int, *, count: int) -> nn.Sequential:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Keep the variance of what passes (He et al. 2015); torch's own initialisation loses five sixths a convolution."""
+    """Keep the variance of what passes (He et al. 2015); torch's own initialisation has a sixth of that variance."""
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
