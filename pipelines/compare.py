@@ -12,7 +12,7 @@ from rich.table import Table
 from tats_ray.check import training_rate
 from tats_ray.comparison.collect import Data, prepared
 from tats_ray.comparison.plan import Comparison, Plan, by_arm, cost_rows
-from tats_ray.comparison.recipes import RECIPES, SAMPLERS, comparison, sampler
+from tats_ray.comparison.recipes import ARMS, RECIPES, comparison, sampler
 from tats_ray.config.command_line import ended, make_parser, parse
 from tats_ray.config.overrides import change, parse_override
 from tats_ray.config.run import TrainRun
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", nargs=2, metavar=("TRAIN", "TEST"), required=True, help="labelled manifests of the probes"
     )
-    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"of {', '.join(SAMPLERS)}")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--ratios", nargs="+", type=float, metavar="RATIO", help="mask ratios")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of weights, order of the clips and draws")
     parser.add_argument("--references", nargs="+", metavar="NAME", help="samplers that the others are compared with")

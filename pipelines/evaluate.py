@@ -72,7 +72,9 @@ def run(parsed: argparse.Namespace) -> Recorded:
     tasks = tasks_of(parsed.task)
     here = config.cluster.num_workers == 0
     on_gpu = torch.cuda.is_available() and config.cluster.use_gpu is not False
-    frozen = FrozenEncoder.load(path_of(parsed.checkpoint), device=torch.device("cuda" if on_gpu else "cpu"))
+    frozen = FrozenEncoder.load(
+        path_of(parsed.checkpoint), device=torch.device("cuda" if on_gpu else "cpu"), num_frames=config.num_frames
+    )
     train, test = (Manifest.read(Path(path).expanduser() if "://" not in path else path) for path in parsed.data)
     console = Console(stderr=True)
     ready = prepare(frozen, train, test, tasks, config)

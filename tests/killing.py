@@ -26,9 +26,6 @@ FAULTS = {
     "in_a_decode": "a clip is being decoded",
 }
 
-NOTED_SECONDS = 300.0
-"""When to give up; a second is enough."""
-
 
 def arm(fault: str | None, folder: Path) -> None:
     """Patch this process: note clips below ``folder/clips``; die by ``fault``, unless ``folder/fired`` says it did."""
@@ -47,19 +44,12 @@ def arm(fault: str | None, folder: Path) -> None:
             return
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def die_once_noted(run_folder: Path) -> None:
-        """Ray's controller, another process, notes a checkpoint some time after it was told of it."""
-        until = time.monotonic() + (NOTED_SECONDS if "tats_ray.cluster.train" in sys.modules else 0)
-        while time.monotonic() < until and not any("snapshot" in path.name for path in run_folder.iterdir()):
-            time.sleep(0.05)
-        die()
-
     def wrapped_training(launch: Any, context: Any, shares_of: Any) -> Any:
         note_clips(MaskedAutoencoding, folder / "clips", context)
         if fault == "before_the_report":
             before(type(context), "checkpointed", die, nth=2)
         if fault == "after_the_report":
-            after(type(context), "checkpointed", lambda *_: die_once_noted(launch.folder), nth=2)
+            after(type(context), "checkpointed", die, nth=2)
         return training(launch, context, shares_of)
 
     training = worker.run_training

@@ -182,7 +182,7 @@ def _judge(folder: Path, data: Data, tasks: tuple[str, ...], config: EvaluationC
     if exists(kept):
         return json.loads(read_text(kept))
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    frozen = FrozenEncoder.load(folder, device=device())
+    frozen = FrozenEncoder.load(folder, device=device(), num_frames=config.num_frames)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".features_") as features:  # of many runs they would fill the disk
         work = partial(evaluate, frozen, train, test, tasks_of(tasks), config, features=Path(features))

@@ -9,12 +9,10 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import CheckpointUploadMode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from tats_ray.cluster.gauges import Gauges
-from tats_ray.cluster.runtime import ray_checkpoint
 from tats_ray.tracking.progress import ProgressState
 from tats_ray.training.context import DistributedContext
 
@@ -103,9 +101,12 @@ class RayContext(DistributedContext):
         return bool(ray.wait([self._asked_to_stop], timeout=0, fetch_local=False)[0])
 
     def checkpointed(self, folder: Path, metrics: Mapping[str, float]) -> None:
-        """Tell Ray of the checkpoint, which already lies in its experiment folder; a barrier for all workers."""
-        checkpoint = ray_checkpoint(folder) if self.rank == 0 else None
-        ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+        """Tell Ray how far the run is; a barrier for all workers.
+
+        Not of the checkpoint: a run goes on from its own newest one, and Ray would refuse to begin where one that it
+        was told of has been removed since.
+        """
+        ray.train.report(dict(metrics))
 
 
 @contextmanager

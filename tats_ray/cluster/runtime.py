@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray.data import DataContext
-from ray.train import Checkpoint
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tats_ray.config.error import ConfigError
@@ -127,12 +126,6 @@ def ray_storage(folder: Path) -> dict[str, Any]:
     return (
         {"storage_path": str(folder)} if store is None else {"storage_filesystem": store[0], "storage_path": store[1]}
     )
-
-
-def ray_checkpoint(folder: Path) -> Checkpoint:
-    """Return what Ray calls a checkpoint that lies in a folder, or in the store that it is a copy of."""
-    store = store_of(folder)
-    return Checkpoint.from_directory(str(folder)) if store is None else Checkpoint(store[1], filesystem=store[0])
 
 
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:

@@ -1,6 +1,6 @@
 """Comparisons by name: each docstring states what it is for and what it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tats_ray.comparison.plan import Arm, Comparison
@@ -51,6 +51,41 @@ SHARED = (
     (f"{VISIBLE}.switch.policy_by", 0.25),
 )
 """Of the run that the arms share, in every comparison."""
+
+
+def _long(name: str, frames: int, target: Mapping[str, object], *, ranked: bool = False) -> Arm:
+    """Return an arm of long or short clips: tubes, and as many tokens a step whatever the frames of a clip."""
+    batch = LONG_BATCH * LONG_FRAMES // frames
+    return Arm(
+        name,
+        {
+            f"{VISIBLE}.kind": "tube",
+            "masking.importance.kind": "frame-difference" if ranked else "none",
+            **{f"masking.target.{path}": value for path, value in target.items()},
+            "data.num_frames": frames,
+            "training.global_batch": batch,
+            "training.micro_batch": batch,
+            "optim.base_learning_rate": LONG_RATE * 256 / batch,  # one rate for all, whatever the batch
+        },
+    )
+
+
+LONG_FRAMES, SHORT_FRAMES = 128, 32
+LONG_BATCH = 8
+"""Clips of LONG_FRAMES in a step."""
+LONG_RATE = 1.5e-3
+TARGETS = {
+    arm.name: arm
+    for arm in (
+        _long("dense-128", LONG_FRAMES, {"kind": "all-hidden"}),
+        _long("random-128", LONG_FRAMES, {"kind": "random-share"}),
+        _long("slices-128", LONG_FRAMES, {"kind": "uniform-slices"}),
+        _long("adaptive-128", LONG_FRAMES, {"kind": "important"}, ranked=True),
+        _long("adaptive-32", SHORT_FRAMES, {"kind": "important"}, ranked=True),
+    )
+}
+"""What the decoder predicts of clips of so many frames: everything hidden, or 15 % of all tokens."""
+ARMS = SAMPLERS | TARGETS
 
 
 def tiny() -> Comparison:
@@ -115,6 +150,42 @@ def oracles() -> Comparison:
     )
 
 
+def long() -> Comparison:
+    """Which tokens of 128 frames to predict, and 128 frames or 32, at equal tokens, 3 seeds; 2 cores, about an hour.
+
+    All arms go on from 32 frames with all hidden tokens predicted, at as many tokens a step, and are judged on 128
+    frames. For videos whose class is an order over many frames: ``make_videos.py --events --frames 128``.
+    """
+    start = _long("start", SHORT_FRAMES, {"kind": "all-hidden"})
+    run = change(
+        recipe("lvmae-tiny"),
+        [
+            *start.knobs.items(),
+            ("name", "compare-long"),
+            ("data.cache", "memory"),
+            ("training.picture_every", None),
+            ("training.keep_checkpoints", 1),
+            ("training.checkpoint_every", 100),
+            ("training.validate_every", 50),
+            ("tracking.log_every", 50),
+            ("cluster.num_workers", 0),
+            ("optim.base_min_learning_rate", 0.0),
+        ],
+    )
+    return Comparison(
+        run=run,
+        arms=list(TARGETS.values()),
+        ratios=(0.9,),
+        seeds=(0, 1, 2),
+        warm_steps=200,
+        steps=400,
+        cooldown_steps=80,
+        references=("random-128", "dense-128"),
+        tasks=("ridge", "attentive"),
+        probes={"segments": 1, "crops": 1, "num_frames": LONG_FRAMES, "token_ratios": (1.0,)},
+    )
+
+
 def objectives() -> Comparison:
     """TATS, what it converges to, and other objectives and temperatures on the same network; 2 cores, two hours."""
     base = tiny()
@@ -143,6 +214,7 @@ RECIPES: dict[str, Callable[[], Comparison]] = {
     "small": small,
     "oracles": oracles,
     "objectives": objectives,
+    "long": long,
 }
 
 
@@ -161,4 +233,4 @@ def sampler(name: str) -> Arm:
     Raises:
         ConfigError: There is none.
     """
-    return named(name, SAMPLERS, what="sampler")
+    return named(name, ARMS, what="sampler")

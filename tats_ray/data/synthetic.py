@@ -10,11 +10,12 @@ from typing import Protocol
 
 import av
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
 from tats_ray.data.clips import Clip
 from tats_ray.data.decode import TIME_TOLERANCE, Crop
 from tats_ray.data.manifest import Manifest, ManifestError, VideoRecord, truth_path
+from tats_ray.data.synthetic_events import EVENTS, FEWEST_FRAMES, event_begins, event_path
 
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
 MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise")
@@ -51,15 +52,29 @@ class SyntheticConfig(BaseModel):
     """Kinds of motion that are classes, so many of left, right, up, down, clockwise, anticlockwise: all movers of a
     video share one, and the labels are listed in videos.txt. No frame alone and no set of frames without their order
     tells the class. 0 mixes motions of any direction, which bounce from the edges, without labels."""
+    events: StrictBool = False
+    """Whether the class is which of two events far apart came first: every mover swings out and back, once along a row
+    and once along a column, in an eighth of the video each, with at least a quarter of it between them in which nothing
+    moves. Both classes show the same frames as often; only what links both events tells them apart."""
     noise: float = Field(default=2.0, ge=0)
     """Standard deviation of the sensor noise, in grey levels of 0 to 255."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random; a video depends on the seed and its number alone."""
 
+    @field_validator("events")
+    @classmethod
+    def _classes_of_one_kind(cls, events: bool, info: ValidationInfo) -> bool:
+        frames, motions = info.data.get("frames"), info.data.get("motions")
+        if events and motions:
+            raise ValueError(f"the classes are events or motions, got motions={motions} as well; leave one of them out")
+        if events and frames is not None and frames < FEWEST_FRAMES:
+            raise ValueError(f"two events need {FEWEST_FRAMES} frames or more, got frames={frames}; take 128, say")
+        return events
+
     @property
-    def motion_names(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return MOTIONS[: self.motions]
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; none without labels."""
+        return EVENTS if self.events else MOTIONS[: self.motions]
 
 
 @dataclass(frozen=True)
@@ -114,34 +129,37 @@ def make_videos(folder: str | os.PathLike[str], config: SyntheticConfig) -> list
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"synthetic_{number:04d}.mp4" for number in range(config.num_videos)]
     for number, path in enumerate(paths):
-        video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config, motion=_motion(number, config))
+        video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config, label=_label(number, config))
         tracks.save(truth_path(path))
         partial = path.with_name(f".{path.name}.partial")
         _encode(partial, video, fps=config.fps)
         partial.replace(path)
-    if config.motions:
-        lines = [f"{path.name} {_motion(number, config)}\n" for number, path in enumerate(paths)]
+    if config.class_names:
+        lines = [f"{path.name} {_label(number, config)}\n" for number, path in enumerate(paths)]
         (folder / LIST).write_text("".join(lines))
-        (folder / CLASSES).write_text("".join(f"{name}\n" for name in config.motion_names))
+        (folder / CLASSES).write_text("".join(f"{name}\n" for name in config.class_names))
     return paths
 
 
-def _motion(number: int, config: SyntheticConfig) -> int | None:
+def _label(number: int, config: SyntheticConfig) -> int | None:
     """Return the class of a video; classes take turns."""
-    return number % config.motions if config.motions else None
+    return number % len(config.class_names) if config.class_names else None
 
 
 def draw_clip(
-    rng: np.random.Generator, config: SyntheticConfig, *, motion: int | None = None
+    rng: np.random.Generator, config: SyntheticConfig, *, label: int | None = None
 ) -> tuple[np.ndarray, SpriteTracks]:
-    """Render one video in memory; all its movers move as the class ``motion`` says, or each in its own way.
+    """Render one video in memory; all its movers move as the class ``label`` says, or each in its own way.
 
     Returns:
         uint8 RGB [frames, size, size, 3], and the truth about its sprites.
     """
     moving = np.arange(config.twins + rng.integers(1, config.movers + 1)) >= config.twins  # movers pass in front
     radius = config.size * rng.uniform(*RADIUS, len(moving))
-    placements = (_paths(rng, config, radius=radius, moving=moving, motion=motion) for _ in range(PLACEMENTS))
+    begins = event_begins(rng, frames=config.frames) if config.events else None
+    placements = (
+        _paths(rng, config, radius=radius, moving=moving, label=label, begins=begins) for _ in range(PLACEMENTS)
+    )
     paths = min(placements, key=lambda paths: _overlap(paths, radius))  # [frames, sprites, 2]
     camera = _camera_path(rng, config)  # [frames, 2]
     tracks = SpriteTracks(
@@ -213,11 +231,25 @@ def token_shares(
 
 
 def _paths(
-    rng: np.random.Generator, config: SyntheticConfig, *, radius: np.ndarray, moving: np.ndarray, motion: int | None
+    rng: np.random.Generator,
+    config: SyntheticConfig,
+    *,
+    radius: np.ndarray,
+    moving: np.ndarray,
+    label: int | None,
+    begins: np.ndarray | None,
 ) -> np.ndarray:
     """Draw the centres of all sprites, wholly inside the frame: float [frames, sprites, 2]."""
     lengths = [config.frames if moves else 1 for moves in moving]  # a path of one frame stays where it is
-    paths = [_path(rng, frames, config.size, reach, motion) for frames, reach in zip(lengths, radius, strict=True)]
+    if begins is None:
+        paths = [_path(rng, frames, config.size, reach, label) for frames, reach in zip(lengths, radius, strict=True)]
+    else:
+        assert label is not None  # events are classes
+        swings = [
+            event_path(rng, frames=config.frames, size=config.size, radius=reach, label=label, begins=begins)
+            for reach in radius
+        ]
+        paths = [swing[:frames] for frames, swing in zip(lengths, swings, strict=True)]
     return np.stack([np.broadcast_to(path, (config.frames, 2)) for path in paths], axis=1)
 
 

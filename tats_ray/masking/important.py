@@ -3,8 +3,8 @@
 The random share keeps the decoder from predicting salient tokens alone, and tells how the others fare: with it the mean
 over all hidden tokens can be estimated without bias, and so can what a sampler learns from.
 
-What the paper leaves open: importance is ranked over the whole clip, not window by window; the random share comes from
-what is not among the most important, and is drawn anew each step.
+What the paper leaves open: importance is ranked over the whole clip, or in each window for itself where windows are
+asked for; the random share comes from what is not among the most important, and is drawn anew each step.
 """
 
 from typing import Literal
@@ -28,6 +28,9 @@ class ImportantConfig(BaseModel):
     """The most important tokens, as a share of all tokens, rounded down."""
     random_share: float = Field(default=0.05, ge=0, le=1)
     """Random ones of the others, as a share of all tokens, rounded down; a learned sampler needs some."""
+    windows: int = Field(default=1, ge=1)
+    """Windows of successive time slots, equally long, of which each gives as many of the most important tokens, its
+    share rounded down; 1 ranks over the whole clip."""
     mode: Mode = "disjoint"
     """From the hidden tokens (disjoint), or from all, where visible ones do not count (overlap)."""
 
@@ -39,10 +42,19 @@ class Important:
 
     def __init__(self, config: ImportantConfig, *, grid: TokenGrid, visible: int) -> None:
         self.mode: Mode = config.mode
-        self.top = share_count(grid, config.top_share, name="top_share")
+        window = _window(grid, config.windows)
+        self.windows = config.windows
+        self.top = config.windows * share_count(window, config.top_share, name="top_share")
         self.random = share_count(grid, config.random_share, name="random_share") if config.random_share else 0
         self.count = self.top + self.random
         check_budget(self.count, grid=grid, visible=visible, mode=config.mode)
+        hidden = window.num_tokens - (visible if config.mode == "disjoint" else 0)
+        if config.windows > 1 and self.top > config.windows * hidden:
+            raise ValueError(
+                f"masking.target.windows={config.windows} takes {self.top // config.windows} hidden tokens of each "
+                f"window, where {max(0, hidden)} of {window.num_tokens} are sure to be hidden; take fewer windows, a "
+                f"smaller masking.target.top_share, or masking.target.mode=overlap"
+            )
         others = grid.num_tokens - (visible if config.mode == "disjoint" else 0) - self.top
         self.chance = self.random / max(others, 1)
 
@@ -51,12 +63,36 @@ class Important:
         if importance is None:
             raise ValueError("importance is None: masking.target.kind=important needs a number for every token")
         among = candidates(hidden, self.mode)
-        top = most_important(importance, among, count=self.top)
+        top = self._most_important(importance, among)
         others = among.scatter(1, top, False)
         drawn = earliest(clocks[:, :-1], others, count=self.random)
         chance = torch.ones(len(top), self.count, device=top.device)
         chance[:, self.top :] = self.chance
         return Targets(torch.cat([top, drawn], dim=1), chance)
+
+    def _most_important(self, importance: Tensor, among: Tensor) -> Tensor:
+        """Return as many of the most important tokens of every window."""
+        rows, size = len(importance), importance.shape[1] // self.windows
+        within = most_important(
+            importance.reshape(-1, size), among.reshape(-1, size), count=self.top // self.windows
+        ).reshape(rows, self.windows, -1)
+        first = torch.arange(0, importance.shape[1], size, device=within.device)
+        return (within + first[:, None]).flatten(1)
+
+
+def _window(grid: TokenGrid, windows: int) -> TokenGrid:
+    """Return the tokens of one of so many windows.
+
+    Raises:
+        ValueError: They do not divide the time slots.
+    """
+    if grid.time % windows:
+        fitting = [str(number) for number in range(1, grid.time + 1) if grid.time % number == 0]
+        raise ValueError(
+            f"masking.target.windows must divide the clip's {grid.time} time slots, got {windows}; choose one of "
+            f"{', '.join(fitting)}"
+        )
+    return TokenGrid(grid.time // windows, grid.height, grid.width)
 
 
 def most_important(importance: Tensor, among: Tensor, *, count: int) -> Tensor:

@@ -42,6 +42,9 @@ class EvaluationConfig(GuardConfig):
     train_segments: int = Field(default=1, ge=1)
     """Views along time of each training video, of its middle square; each is a row to train on. The ridge probe takes
     the middle one alone, since its penalty is chosen as if rows were independent."""
+    num_frames: int | None = Field(default=None, ge=1)
+    """Frames of a view; null takes as many as the encoder was trained on. Positions are fixed, so that an encoder of
+    short clips can be shown long ones."""
     short_videos: Literal["hold", "loop", "refuse"] | None = None
     """A video shorter than a view has its last frame held, begins again (loop), or counts as undecodable; null does as
     the checkpoint's run did."""

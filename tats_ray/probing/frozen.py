@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tats_ray.claims import next_number
 from tats_ray.config.files import read_run
+from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.build import build_method
@@ -39,7 +41,7 @@ class FrozenEncoder:
 
     encoder: VideoEncoder
     run: TrainRun
-    """The run that trained it."""
+    """The run that trained it; its clips are as long as the views that the encoder is shown."""
     checkpoint: Path
     """Folder of the checkpoint."""
     digest: str
@@ -51,12 +53,17 @@ class FrozenEncoder:
     device: torch.device
 
     @classmethod
-    def load(cls, place: Path, *, device: torch.device) -> "FrozenEncoder":
+    def load(cls, place: Path, *, device: torch.device, num_frames: int | None = None) -> "FrozenEncoder":
         """Load the newest checkpoint of a run's folder, or the checkpoint given.
+
+        Args:
+            place: Folder of a run, or of a checkpoint.
+            device: Where the encoder goes.
+            num_frames: Of the views that it is to be shown; None for as many as it was trained on.
 
         Raises:
             CheckpointError: It is neither, is damaged, or does not fit the model that its run.yaml describes.
-            ConfigError: run.yaml cannot be read.
+            ConfigError: run.yaml cannot be read, or tokens or windows of the run do not divide so many frames.
         """
         checkpoint = checkpoint_at(place)
         settings = checkpoint.parent.parent / "run.yaml"
@@ -67,6 +74,8 @@ class FrozenEncoder:
                 f"checkpoint {checkpoint} holds no {WEIGHTS}.safetensors, so it has no encoder to probe"
             )
         run = read_run(settings)
+        if num_frames is not None:
+            run = change(run, [("data.num_frames", num_frames)])
         return cls(
             encoder=_loaded(run, checkpoint, device),
             run=run,
@@ -161,17 +170,22 @@ def _noise(what: str, key: str, seed: int) -> np.random.Generator:
 
 
 def checkpoint_at(place: Path) -> Path:
-    """Return the checkpoint that a path names: itself, or the newest of a run's folder; its run.yaml is there.
+    """Return the checkpoint that a path names: itself, the newest of a run's folder, or that of a name's newest run.
+
+    Its run.yaml is there. Runs of a name that have no checkpoint are passed over.
 
     Raises:
-        CheckpointError: It is neither, or run.yaml is missing.
+        CheckpointError: It is none of them, or run.yaml is missing.
     """
     place = place.expanduser().absolute()
-    checkpoint = latest_checkpoint(place / "checkpoints") or place
+    numbers = range(next_number(place) - 1, 0, -1)
+    found = (latest_checkpoint(folder / "checkpoints") for folder in (place, *(place / f"{n:04d}" for n in numbers)))
+    checkpoint = next((checkpoint for checkpoint in found if checkpoint is not None), place)
     if not exists(checkpoint / INDEX):
         raise CheckpointError(
             f"{where(place)} is neither a checkpoint (it has no {INDEX}) nor the folder of a run that has one; name a "
-            f"folder such as <results>/<name>/0001 or <results>/<name>/0001/checkpoints/step_00000200"
+            f"folder such as <results>/<name>, <results>/<name>/0001 or "
+            f"<results>/<name>/0001/checkpoints/step_00000200"
         )
     settings = checkpoint.parent.parent / "run.yaml"
     if not exists(settings):

@@ -23,7 +23,7 @@ def tokenizer_tiny() -> TokenizerRun:
             scorer_widths=(16, 32),
             samples=100,
         ),
-        optim=OptimConfig(base_learning_rate=6.4e-2, base_min_learning_rate=6.4e-3, weight_decay=0, betas=(0.9, 0.99)),
+        optim=OptimConfig(base_learning_rate=0.128, base_min_learning_rate=1.28e-2, weight_decay=0, betas=(0.9, 0.99)),
         training=TrainingConfig(
             steps=400,
             global_batch=4,

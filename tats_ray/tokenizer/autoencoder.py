@@ -9,12 +9,18 @@ autoencoder.
 import math
 from typing import Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _GROUPS = 32
 """Most groups of a GroupNorm; each has two channels at least, or a channel's own mean could not pass."""
+
+_GREY, _CONTRAST = 0.5, 4.0
+"""Of pixels in [0, 1]: taken off them, and multiplied with, which makes clips about zero mean and unit variance."""
+_FAINT = 0.01
+"""Of an ordinary initialisation is the last one's: not zero, so that everything learns from the first step."""
 
 
 class AutoencoderConfig(BaseModel):
@@ -77,10 +83,11 @@ class Encoder(nn.Module):
                 stages.append(nn.AvgPool3d(config.factor(stage)))
         self.stages = nn.Sequential(*stages, _blocks(channels[-1], channels[-1], count=config.residual_blocks))
         self.head = nn.Sequential(_norm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], dim, 1))
+        self.apply(_initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the latents."""
-        return self.head(self.stages(self.stem(pixels)))
+        return self.head(self.stages(self.stem((pixels - _GREY) * _CONTRAST)))
 
 
 class Decoder(nn.Module):
@@ -96,7 +103,12 @@ class Decoder(nn.Module):
             if stage < len(channels) - 1:
                 stages.append(_Enlarge(after, config.factor(len(channels) - 2 - stage)))
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Sequential(_norm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], 3, 3, padding=1))
+        last = nn.Conv3d(channels[-1], 3, 3, padding=1)
+        self.head = nn.Sequential(_norm(channels[-1]), nn.SiLU(), last)
+        self.apply(_initialise)
+        with torch.no_grad():  # grey at first: to unlearn noise as strong as the pixels takes longer than to learn
+            last.weight.mul_(_FAINT)
+            nn.init.constant_(last.bias, _GREY)  # pyright: ignore[reportArgumentType]
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return pixels, whose range is learnt and not enforced."""
@@ -132,6 +144,14 @@ class _Enlarge(nn.Module):
 
 def _blocks(before: int, after: int, *, count: int) -> nn.Sequential:
     return nn.Sequential(_Residual(before, after), *(_Residual(after, after) for _ in range(count - 1)))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Keep the variance of what passes (He et al. 2015); torch's own initialisation has a sixth of that variance."""
+    if isinstance(module, nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -155,7 +155,17 @@ def test_what_is_no_comparison_is_refused(small: Comparison, change: dict, messa
 def test_every_recipe_makes_a_plan(name: str) -> None:
     made = plan(comparison(name))
     assert {entry.budget for entry in made.entries} == {"clips", "flops"}
-    assert made.comparison.references[0] == "random"
+    assert made.comparison.references[0] == ("random-128" if name == "long" else "random")
+
+
+def test_arms_of_long_and_short_clips_see_as_many_tokens_at_one_rate() -> None:
+    made = plan(comparison("long"))
+    runs = [made.runs[entry.run].run for entry in made.entries if entry.budget == "clips"]
+    assert {run.data.num_frames for run in runs} == {32, 128}
+    assert {(run.training.steps, run.training.global_batch * run.grid.num_tokens) for run in runs} == {(400, 8 * 1024)}
+    rates = [run.optim.base_learning_rate * run.training.global_batch for run in runs]
+    assert rates == pytest.approx([1.5e-3 * 256] * len(runs))
+    assert made.comparison.probes["num_frames"] == 128
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

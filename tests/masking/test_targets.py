@@ -16,7 +16,7 @@ from tats_ray.masking.planner import MaskPlanner, RandomRule, TubeRule
 from tats_ray.masking.pool import PoolConfig, PoolRest, PoolRule
 from tats_ray.masking.random_share import RandomShare, RandomShareConfig
 from tats_ray.masking.running_cell import RunningCell, RunningCellConfig
-from tats_ray.masking.targets import TargetRule
+from tats_ray.masking.targets import Mode, TargetRule
 from tats_ray.masking.uniform_slices import UniformSlices, UniformSlicesConfig
 
 GRID = TokenGrid(time=5, height=4, width=4)
@@ -42,11 +42,14 @@ RULES: Mapping[str, Make] = {
     "important, disjoint": of(Important, ImportantConfig()),
     "important, overlap": of(Important, ImportantConfig(mode="overlap")),
     "important alone": of(Important, ImportantConfig(top_share=0.15, random_share=0)),
+    "important, in windows": of(Important, ImportantConfig(windows=5)),
+    "important, in windows, overlap": of(Important, ImportantConfig(windows=5, mode="overlap")),
 }
 COUNTS = {
     "all hidden": 72, "running cell": 40, "running cell, 3": 60, "random, disjoint": 12, "random, overlap": 12,
     "slices, trimmed": 16, "slices, trimmed or padded": 40, "slices, padded, overlap": 40, "important, disjoint": 12,
     "important, overlap": 12, "important alone": 12,
+    "important, in windows": 9, "important, in windows, overlap": 9,
 }  # fmt: skip
 OVERLAPPING = {name for name in RULES if "overlap" in name or "running" in name}
 
@@ -197,6 +200,23 @@ def test_the_most_important_are_chosen_and_the_random_share_is_of_the_others() -
         assert not torch.equal(drawn[0][:, 8:], drawn[1][:, 8:])
 
 
+@pytest.mark.parametrize("mode", ["overlap", "disjoint"])
+def test_each_window_gives_as_many_of_its_most_important(mode: Mode) -> None:
+    grid, rank = TokenGrid(time=6, height=4, width=4), torch.rand(ROWS, 96, generator=torch.Generator().manual_seed(1))
+    rule = Important(ImportantConfig(windows=3, mode=mode), grid=grid, visible=9)
+    assert (rule.top, rule.random) == (9, 4)  # 3 * floor(.10 * 32) and floor(.05 * 96)
+    hidden = torch.ones(ROWS, 96).scatter_(1, rank.flip(1).topk(9, dim=1).indices, 0) == 1
+    idx = rule.choose(hidden, exponential_clocks((ROWS, 97), seed=0, step=0, device=CPU), rank).idx
+    for row in range(ROWS):
+        allowed = [i for i in range(96) if mode == "overlap" or hidden[row, i]]
+        best = set[int]()
+        for window in range(3):
+            mine = [i for i in allowed if i // 32 == window]
+            best |= set(sorted(mine, key=lambda i: -float(rank[row, i]))[:3])
+        assert set(idx[row, :9].tolist()) == best
+        assert set(idx[row, 9:].tolist()) <= set(allowed) - best
+
+
 def test_equally_important_tokens_are_taken_in_the_order_of_the_grid() -> None:
     rule = Important(ImportantConfig(), grid=GRID, visible=VISIBLE)
     hidden = torch.ones(1, GRID.num_tokens, dtype=torch.bool)
@@ -248,6 +268,14 @@ def test_importance_that_is_no_number_is_refused(bad: float) -> None:
         (
             of(RandomShare, RandomShareConfig(share=0.1, mode="overlap")),
             r"takes 8 tokens .* and 8 are visible.*disjoint",
+        ),
+        (
+            of(Important, ImportantConfig(windows=2)),
+            r"windows must divide the clip's 5 time slots, got 2; choose .* 1, 5$",
+        ),
+        (
+            of(Important, ImportantConfig(windows=5, top_share=0.6)),
+            r"windows=5 takes 9 hidden tokens of each window, where 8 of 16 are sure to be hidden",
         ),
         (of(UniformSlices, UniformSlicesConfig(every=6)), r"every must be at most the 5 time slots of a clip, got 6"),
         (lambda grid, visible: PoolRule(PoolConfig(share=0.1), grid=grid, count=visible), r"pool of more .* 8 visible"),

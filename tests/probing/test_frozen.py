@@ -89,6 +89,23 @@ def test_loading_says_where_it_is_from_and_draws_nothing(frozen, made):
     assert not again.encoder.training
 
 
+def test_an_encoder_is_shown_longer_clips_than_it_was_trained_on(frozen, made):
+    longer = FrozenEncoder.load(made.checkpoint, device=CPU, num_frames=8)
+    assert (longer.grid.time, longer.digest) == (2 * frozen.grid.time, frozen.digest)
+    video = torch.cat([clips(2), clips(2).flip(1)], 1)
+    seen = longer.encode(video, keys=KEYS[:2], token_ratio=1.0, order="in_order", seed=0)
+    assert seen.shape == (2, longer.grid.num_tokens, frozen.dim)
+    short = frozen.encode(video[:, :4], keys=KEYS[:2], token_ratio=1.0, order="in_order", seed=0)
+    assert not torch.allclose(seen[:, : frozen.grid.num_tokens], short)  # it attends to the later frames as well
+
+
+def test_a_name_stands_for_its_newest_run_with_a_checkpoint(made, tmp_path: Path):
+    for number in ("0009", "0010"):
+        shutil.copytree(made.folder, tmp_path / "name" / number)
+    (tmp_path / "name" / "0011").mkdir()  # killed before its first checkpoint
+    assert FrozenEncoder.load(tmp_path / "name", device=CPU).folder == tmp_path / "name" / "0010"
+
+
 def test_what_is_no_checkpoint_of_this_model_is_refused(made, tmp_path: Path):
     def copy(name: str) -> Path:
         return Path(shutil.copytree(made.folder, tmp_path / name))
