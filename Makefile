@@ -48,7 +48,7 @@ long: $(VENV)/installed
 	$(BIN)/python pipelines/make_videos.py $(RESULTS)/videos/synthetic
 	$(BIN)/python pipelines/index_videos.py $(RESULTS)/videos/synthetic --out $(RESULTS)/videos/synthetic.parquet
 	$(BIN)/python pipelines/train_tokenizer.py results=$(RESULTS) $(LONG)
-	rm -rf $(RESULTS)/long/codes
+	rm -rf "$(RESULTS)/long/codes"
 	$(BIN)/python pipelines/encode_clips.py --checkpoint $(RESULTS)/tokenizer-tiny --out $(RESULTS)/long/codes data.num_frames=64 data.short_videos=loop $(LONG)
 	$(BIN)/python pipelines/pretrain.py --recipe lvmae-tiny results=$(RESULTS) data.codes=$(RESULTS)/long/codes data.flip=false model.prediction.kind=codes masking.importance.kind=codes training.steps=200 $(LONG)
 

@@ -7,6 +7,7 @@ import psutil
 import pytest
 import ray
 
+from tats_ray.cluster import runtime
 from tats_ray.cluster.runtime import machines_without, start_ray
 from tats_ray.config.overrides import ConfigError
 
@@ -30,7 +31,7 @@ def test_machines_that_do_not_see_the_results_are_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(ray, "nodes", lambda: [here])
     monkeypatch.setattr(ray, "get_runtime_context", _Elsewhere)  # so that it is another machine that is asked
     assert machines_without(tmp_path / "new") == []
-    monkeypatch.setattr(Path, "touch", lambda self: None)  # so that what is asked for is not to be found
+    monkeypatch.setattr(runtime, "write_text", lambda path, text: None)  # so that what is asked for is not to be found
     assert machines_without(tmp_path / "new") == [here["NodeManagerAddress"]]
     assert not list((tmp_path / "new").iterdir())
 

@@ -213,9 +213,9 @@ def test_a_run_on_ray_ends_with_the_weights_of_one_without(
     assert [name for name, value in wanted.items() if not torch.equal(value, found[name])] == []
     assert on_ray.summary == alone.summary
     said = capfd.readouterr()
-    assert said.out == ""
-    # The bar's plain lines and nothing of Ray's.
-    assert [line for line in said.err.splitlines() if f"/{STEPS}  loss " not in line] == []
+    # The bar's plain lines and nothing of Ray's, but what it says of a machine that is slow to start processes.
+    other = [line for line in (said.out + said.err).splitlines() if f"/{STEPS}  loss " not in line]
+    assert [line for line in other if "worker processes have been started" not in line] == []
 
 
 @pytest.mark.ray

@@ -16,6 +16,7 @@ from tats_ray.data import part_files
 from tats_ray.data.clips import load_view_clips
 from tats_ray.data.guard import GuardConfig
 from tats_ray.data.manifest import Manifest
+from tats_ray.data.part_files import PartError
 from tats_ray.probing.decoding import Views, decode_record
 from tats_ray.probing.features import extract_here, layout_of, plan_extraction, tokens_gib
 from tats_ray.probing.parts import FeatureError, read_features, read_tokens
@@ -203,7 +204,7 @@ def test_files_that_do_not_hold_each_view_once_are_refused(frozen, train, tmp_pa
 
 def test_a_full_disk_is_told(frozen, train, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FeatureError, match=r"cannot be written: .*; free space there"):
+    with pytest.raises(PartError, match=r"cannot be written: .*; free space there"):
         extract_here(frozen, train, plan(frozen, train, tmp_path / "file"), decoder=Counting())
 
 

@@ -99,7 +99,8 @@ def test_codes_are_those_of_the_very_clips(
             ranks = torch.cat([frozen.tokenizer.importance(window[None])[0] for window in windows])
             found = cache.read(video, cut)
             assert found.codes.tolist() == wanted.tolist()
-            assert np.array_equal(found.importance, ranks.half().numpy())
+            # As float16, of float32 that other batches round otherwise.
+            assert np.allclose(found.importance, ranks.numpy(), rtol=2**-10, atol=0)
     file = pq.read_table(part_file(tmp_path / "codes", 0))
     assert file.schema.equals(SCHEMA)
     assert file["codes"].type == pa.list_(pa.int32())

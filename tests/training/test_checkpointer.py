@@ -3,6 +3,7 @@
 import errno
 import json
 import resource
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -294,13 +295,13 @@ def test_a_damaged_checkpoint_is_not_the_best(make_checkpoints: Callable) -> Non
 
 
 def test_an_old_one_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with Checkpointer(tmp_path, Told(), Retention(1)) as made:
         save(made, 1)
         made.settle()
-        monkeypatch.setattr(module, "rmtree", refuse)
+        monkeypatch.setattr(shutil, "rmtree", refuse)
         save(made, 2)
         with pytest.raises(CheckpointError, match=r"could not be removed: .*step_00000001.*step_00000002 is intact"):
             made.settle()
