@@ -9,9 +9,9 @@ import pytest
 import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from tats_ray.cluster.rendezvous import LoopbackConfig, torch_config
+from tats_ray.cluster.train import _Trainer
 
 pytestmark = pytest.mark.ray
 
@@ -28,7 +28,7 @@ def meet(config: dict) -> None:
 def test_workers_of_a_local_ray_listen_on_loopback_only(tmp_path: Path) -> None:
     config = torch_config()
     assert isinstance(config, LoopbackConfig)
-    TorchTrainer(
+    _Trainer(  # Ray's own would keep SIGINT for itself, also in the tests after this
         meet,
         train_loop_config={"folder": str(tmp_path)},
         torch_config=config,
