@@ -1,4 +1,4 @@
-"""Workers of Ray whose results lie at a URI, and a sweep's, a comparison's and an evaluation's."""
+"""Workers of Ray whose results lie at a URI."""
 
 import shutil
 from collections.abc import Callable
