@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
 
-from tats_ray.data.places import PlaceError, filesystem, is_uri
+from tats_ray.data.places import PlaceError, filesystem, is_uri, whole
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -111,13 +111,8 @@ def write_text(path: Path, text: str, *, insist: bool = True) -> None:
         insist: Whether a store that does not take it is an error, or a warning after the first try: for the last words
             of a process that may have seconds left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as unfinished:
+        unfinished.write_text(text)
     if insist:
         send(path)
         return
@@ -302,14 +297,8 @@ def _put(path: Path, files: FileSystem, name: str) -> None:
 
 def _get(path: Path, files: FileSystem, name: str) -> None:
     """Bring a file here, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with files.open_input_stream(name) as stream, partial.open("wb") as file:
-            shutil.copyfileobj(stream, file, CHUNK_BYTES)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as unfinished, files.open_input_stream(name) as stream, unfinished.open("wb") as file:
+        shutil.copyfileobj(stream, file, CHUNK_BYTES)
 
 
 def _write(files: FileSystem, name: str, content: bytes) -> None:

@@ -1,10 +1,10 @@
 """Files of what is made of a manifest's videos: in parts that are whole or absent, so that work can go on."""
 
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tats_ray.data.places import whole
 
 PART_BYTES, PART_VIDEOS = 64 * 2**20, 32
 """What the decoded videos of a part take at most, and how many they are; at least one."""
@@ -40,13 +40,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         PartError: It cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(path) as unfinished:
             write(unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise PartError(f"{path} cannot be written: {error}; free space there, or make the folder writable") from error

@@ -4,6 +4,7 @@ import errno
 import os
 import posixpath
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -151,6 +152,21 @@ def read_bytes(place: str) -> bytes:
         return file.read()
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a hidden path beside ``path`` to write to, which takes its name at the block's end, or is removed.
+
+    Folders are made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_bytes(place: str, content: bytes) -> None:
     """Write a whole file or nothing; folders are made if need be.
 
@@ -164,11 +180,5 @@ def write_bytes(place: str, content: bytes) -> None:
         except OSError as error:
             raise PlaceError(f"{place}: {error}") from error
         return
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(Path(place)) as unfinished:
+        unfinished.write_bytes(content)

@@ -1,6 +1,7 @@
 """Work on a manifest's views, part by part: decoded once, encoded by a frozen model, written; resumable."""
 
 import os
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ PARTS_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Work(ABC):
     """All that is to be made of one manifest's videos; plain data, pickled to wherever that happens."""
 
     checkpoint: Path
@@ -33,9 +34,9 @@ class Work:
     """What the decoding of one video may take."""
     num_videos: int
 
+    @abstractmethod
     def files(self, part: Part) -> list[Path]:
         """Return the files that a part becomes."""
-        raise NotImplementedError
 
     def parts(self) -> list[Part]:
         """Return all parts, in order; a function of the manifest's length and the layout alone."""
