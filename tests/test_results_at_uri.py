@@ -30,21 +30,7 @@ from tats_ray.worker import Launch, run_alone
 
 STEPS = 8
 CPU = torch.device("cpu")
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from tats_ray.config.run import TrainRun
-from tats_ray.driver import conduct
-from tats_ray.training.context import LocalContext
-from tats_ray.worker import run_alone
-class Doomed(LocalContext):
-    def progress(self, state):
-        if state.step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-torch.set_num_threads(1)
-run = TrainRun.model_validate_json(Path(sys.argv[1]).read_text())
-conduct(run, lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
-"""
+DOOMED = Path(__file__).with_name("doomed.py")
 
 
 class Acting(LocalContext):
@@ -95,7 +81,7 @@ def test_a_run_killed_outright_goes_on_bit_for_bit_on_a_machine_that_never_saw_i
 ) -> None:
     whole = conduct(change(run, [("results", str(tmp_path / "near"))]), execute)
     (tmp_path / "run.json").write_text(run.model_dump_json())
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run.json"], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, DOOMED, tmp_path / "run.json"], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     store = tmp_path / "store" / "far" / "0001"
     assert read_status(path_of(f"local://{store}"))["status"] == "RUNNING"

@@ -1,8 +1,6 @@
 """Encoding on Ray: the files that encoding alone writes, whatever becomes of the actors."""
 
-import os
 import runpy
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,13 @@ import torch
 from tats_ray.cluster import encode
 from tats_ray.cluster.encode import encode_on_ray
 from tats_ray.data import part_files
-from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.data.part_files import Part, part_file
-from tats_ray.encoding import EncodedData, Encoding, EncodingConfig, FrozenTokenizer, encode_here, encode_part, plan
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.part_files import part_file
+from tats_ray.encoding import EncodedData, EncodingConfig, FrozenTokenizer, encode_here, encode_part, plan
 from tats_ray.probing.config import ExtractionConfig
-from tats_ray.probing.decoding import Views
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "tokenizer" / "made.py"))
-
-
-def encode_and_die_once(
-    frozen: FrozenTokenizer, work: Encoding, part: Part, records: list[VideoRecord], views: list[Views]
-) -> None:
-    """The first actor of all is killed when it has encoded a part, before it says so."""
-    encode_part(frozen, work, part, records, views)
-    try:
-        (work.folder / "died").touch(exist_ok=False)
-    except FileExistsError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
+dying_once = runpy.run_path(str(Path(__file__).with_name("made.py")))["dying_once"]
 
 
 @pytest.mark.ray
@@ -39,7 +25,7 @@ def test_ray_writes_what_one_process_writes_though_an_actor_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(part_files, "PART_VIDEOS", 2)
-    monkeypatch.setattr(encode, "encode_part", encode_and_die_once)
+    monkeypatch.setattr(encode, "encode_part", dying_once(encode_part))
     manifest = Manifest.read(MADE["write_videos"](tmp_path / "videos"))
     frozen = FrozenTokenizer.load(MADE["save_tokenizer"](tmp_path), device=torch.device("cpu"))
     config = EncodingConfig(data=EncodedData(num_frames=8, crops=3, flip=True))

@@ -1,8 +1,6 @@
 """Extraction on Ray: the features of an extraction alone, each once, whatever becomes of the actors."""
 
-import os
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,15 +20,16 @@ from tats_ray.config.run import TrainRun
 from tats_ray.data import part_files
 from tats_ray.data.clips import ClipConfig
 from tats_ray.data.guard import GuardConfig
-from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.data.part_files import Part, PartError
+from tats_ray.data.manifest import Manifest
+from tats_ray.data.part_files import PartError
 from tats_ray.probing.config import ExtractionConfig
-from tats_ray.probing.decoding import ViewLayout, Views
+from tats_ray.probing.decoding import ViewLayout
 from tats_ray.probing.features import encode_part, extract_here, layout_of, plan_extraction
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.parts import Extraction, read_features, read_tokens
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "probing" / "made.py"))
+dying_once = runpy.run_path(str(Path(__file__).with_name("made.py")))["dying_once"]
 LOOKS = [(1.0, "in_order", True), (0.25, "in_order", False)]
 
 
@@ -63,18 +62,6 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_files, "PART_VIDEOS", 2)
 
 
-def encode_and_die_once(
-    frozen: FrozenEncoder, work: Extraction, part: Part, records: list[VideoRecord], views: list[Views]
-) -> None:
-    """The first actor of all is killed when it has encoded a part, before it says so."""
-    encode_part(frozen, work, part, records, views)
-    try:
-        (work.folder / "died").touch(exist_ok=False)
-    except FileExistsError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def assert_same(found: Extraction, wanted: Extraction, manifest: Manifest) -> None:
     for ours, theirs in zip(found.readings, wanted.readings, strict=True):
         one, other = read_features(found, ours, manifest), read_features(wanted, theirs, manifest)
@@ -89,7 +76,7 @@ def assert_same(found: Extraction, wanted: Extraction, manifest: Manifest) -> No
 def test_features_are_those_of_one_process_though_an_actor_dies(
     frozen: FrozenEncoder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "encode_part", encode_and_die_once)
+    monkeypatch.setattr(features, "encode_part", dying_once(encode_part))
     alone, ours = plan(frozen, manifest, tmp_path / "alone"), plan(frozen, manifest, tmp_path / "ray")
     extract_here(frozen, manifest, alone)
     done: list[int] = []

@@ -22,6 +22,7 @@ from tats_ray.run_folder import read_status
 from tats_ray.worker import Launch
 
 MADE = runpy.run_path(str(Path(__file__).with_name("made.py")))
+DOOMED = Path(__file__).parents[1] / "doomed.py"
 STEPS, executor, killed, mlflow_status, weights = (
     MADE[name] for name in ("STEPS", "executor", "killed", "mlflow_status", "weights")
 )
@@ -83,22 +84,7 @@ def test_a_stop_is_recorded_before_anybody_has_left(run: TrainRun, client: Mlflo
 def test_a_run_killed_outright_goes_on_bit_for_bit(run: TrainRun, client: MlflowClient, tmp_path: Path) -> None:
     whole = conduct(run.model_copy(update={"name": f"{run.name}-whole"}), executor())
     (tmp_path / "run.json").write_text(run.model_dump_json())
-    script = """
-import os, signal, sys, torch
-from pathlib import Path
-from tats_ray.config.run import TrainRun
-from tats_ray.driver import conduct
-from tats_ray.training.context import LocalContext
-from tats_ray.worker import run_alone
-class Doomed(LocalContext):
-    def progress(self, state):
-        if state.step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-torch.set_num_threads(1)
-run = TrainRun.model_validate_json(Path(sys.argv[1]).read_text())
-conduct(run, lambda launch: run_alone(launch, Doomed(torch.device("cpu"))))
-"""
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run.json"], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, DOOMED, tmp_path / "run.json"], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert run.results is not None
     folder = Path(run.results) / run.name / "0001"
