@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, f
 from tats_ray.data.clips import Clip
 from tats_ray.data.decode import TIME_TOLERANCE, Crop
 from tats_ray.data.manifest import Manifest, ManifestError, VideoRecord, truth_path
+from tats_ray.data.places import whole
 from tats_ray.data.synthetic_events import EVENTS, FEWEST_FRAMES, event_begins, event_path
 
 RADIUS = (0.11, 0.17)  # of a sprite, as shares of the frame's side: four sprites cover about a quarter of the frame
@@ -131,9 +132,8 @@ def make_videos(folder: str | os.PathLike[str], config: SyntheticConfig) -> list
     for number, path in enumerate(paths):
         video, tracks = draw_clip(np.random.default_rng([config.seed, number]), config, label=_label(number, config))
         tracks.save(truth_path(path))
-        partial = path.with_name(f".{path.name}.partial")
-        _encode(partial, video, fps=config.fps)
-        partial.replace(path)
+        with whole(path) as unfinished:
+            _encode(unfinished, video, fps=config.fps)
     if config.class_names:
         lines = [f"{path.name} {_label(number, config)}\n" for number, path in enumerate(paths)]
         (folder / LIST).write_text("".join(lines))

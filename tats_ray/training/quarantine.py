@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from tats_ray.data.places import whole
 from tats_ray.mirror import fetch
 from tats_ray.tracking.store import without_credentials
 from tats_ray.training.context import WorkerContext
@@ -107,7 +108,5 @@ class Quarantine:
 
     def _keep_until(self, step: int) -> None:
         kept = [row for row in self._rows() if int(row[1]) <= step]
-        partial = self.path.with_name(f".{self.path.name}")
-        with partial.open("w", newline="") as file:
+        with whole(self.path) as unfinished, unfinished.open("w", newline="") as file:
             csv.writer(file).writerows([HEADER, *kept])
-        partial.replace(self.path)
