@@ -228,6 +228,9 @@ def test_a_name_is_held_until_the_block_ends(root: Path, monkeypatch: pytest.Mon
             monkeypatch.setattr(claims, "_machine", lambda folder: "another")
             with leased(root / ".locks" / "tiny.lease", wait=False) as second:
                 assert not second
+            store = mirror.store_of(root / ".locks" / "tiny.lease")
+            assert store is not None
+            assert len(claims._objects(*store)) == 1  # who did not get it takes its own back
     with leased(root / ".locks" / "tiny.lease", wait=False) as held:
         assert held
 
