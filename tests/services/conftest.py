@@ -346,8 +346,22 @@ def serve() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def settings(services: Services) -> list[str]:
     """Settings of a run of the smallest model on two dozen videos that all nodes see."""
-    folder = services.folder / "shared" / "videos"
-    make_videos(folder, SyntheticConfig(num_videos=24, frames=8, size=32))
-    manifest = folder.with_suffix(".parquet")
-    Manifest.of([probe_record(source, label=label) for source, label in list_sources(folder)]).write(manifest)
+    manifest = _made(services.folder / "shared" / "videos", SyntheticConfig(num_videos=24, frames=8, size=32))
     return [*SETTINGS, f"data.manifest={manifest}", f"results={services.folder / 'shared' / 'results'}"]
+
+
+@pytest.fixture(scope="session")
+def labelled(services: Services) -> list[str]:
+    """Manifests of two classes of motion, to learn and to test on."""
+    sets = {"learnt": SyntheticConfig(num_videos=12, frames=8, size=32, motions=2, seed=1)}
+    sets["tested"] = sets["learnt"].model_copy(update={"num_videos": 8, "seed": 2})
+    return [str(_made(services.folder / "shared" / name, config)) for name, config in sets.items()]
+
+
+def _made(folder: Path, config: SyntheticConfig) -> Path:
+    """Make videos and their manifest."""
+    make_videos(folder, config)
+    listed = list_sources(folder / "videos.txt" if config.motions else folder)
+    manifest = folder.with_suffix(".parquet")
+    Manifest.of([probe_record(source, label=label) for source, label in listed]).write(manifest)
+    return manifest
