@@ -17,6 +17,7 @@ from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
+from tats_ray.mirror import where
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.sweeping.journal import Options
 from tats_ray.sweeping.ranking import Ranking
@@ -133,7 +134,8 @@ def show(space: SearchSpace, result: SweepResult) -> None:
         console.print(_left_out(report.ranking))
     for sentence in report.sentences:
         console.print(sentence, highlight=False)
-    places = {"page": report.html, "table": report.trials, "best": report.best or "nothing is ranked"}
+    places = {"page": where(report.html), "table": where(report.trials)}
+    places["best"] = "nothing is ranked" if report.best is None else where(report.best)
     for name, place in {**places, "MLflow": ui_command(result.handle.uri)}.items():
         console.print(f"{name:<8}{place}", soft_wrap=True, highlight=False, markup=False)
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,13 @@ def process(
             started = []
         server.terminate()
         try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
+            server.wait(15)
+        except subprocess.TimeoutExpired:  # Ray's nodes, which end their processes one after the other
             server.kill()
             server.wait()
+        for child in started:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
         for child in psutil.wait_procs(started, timeout=10)[1]:
             child.kill()
 
@@ -297,6 +300,8 @@ def ray_nodes(services: Services) -> Iterator[None]:
     head += [*common, f"--temp-dir={services.scratch / 'ray'}", f"--node-ip-address={HEAD}"]
     head += [f"--ray-client-server-port={ports['client']}", f"--dashboard-agent-listen-port={ports['head_agent']}"]
     node = ["ray", "start", "--block", f"--address={HEAD}:{ports['gcs']}", f"--node-ip-address={NODE}", *common]
+    # A folder of its own: in the head's it would unpack a job's files anew, beneath the feet of the job's driver.
+    node += [f"--temp-dir={services.scratch / 'node'}"]
     node += ["--disable-usage-stats", f"--metrics-export-port={ports['node_metrics']}"]
     node += [f"--dashboard-agent-listen-port={ports['node_agent']}"]
     with ExitStack() as stack:

@@ -183,7 +183,7 @@ def test_an_evaluation_in_a_bucket_is_that_of_a_folder(
     shared = services.folder / "shared" / "results"
     shutil.rmtree(services.folder / "copies")
     words = ["pipelines/evaluate.py", "--task", "knn", "ridge", "health", "--data", *labelled]
-    words += ["cluster.num_workers=2", "cluster.use_gpu=false"]
+    words += ["knn.neighbors=5", "cluster.num_workers=2", "cluster.use_gpu=false"]
     submit(services, *words, "--checkpoint", str(shared / "near"), job="evaluate-near")
     submit(services, *words, "--checkpoint", "s3://mlflow/runs/far", job="evaluate-far")
     near = json.loads((shared / "near/0001/evaluations/0001/evaluation.json").read_text())
@@ -250,7 +250,7 @@ def test_a_sweep_in_a_bucket_leaves_its_page_and_a_best_that_trains(
     services: Any, settings: list[str], client: MlflowClient, bucket: Any
 ) -> None:
     """From a checkpoint in the bucket; a machine that never saw the sweep trains its best."""
-    words = ["results=s3://mlflow/runs", "init=s3://mlflow/runs/far", "cluster.num_workers=1", "training.steps=40"]
+    words = ["results=s3://mlflow/runs", "init=s3://mlflow/runs/far/0001", "cluster.num_workers=1", "training.steps=40"]
     script = ["tune_spaces/sweep_mask_ratio.py", "--trials", "2"]
     done = submit(services, *script, *settings, *words, job="far-sweep")
     assert "s3://mlflow/runs/sweep_mask_ratio/0001" in done.stdout
