@@ -25,6 +25,10 @@ from tats_ray.sweeping.verdict import described, shown, with_spread
 from tats_ray.tracking.store import ui_command
 
 
+LOG_COLUMNS = 160
+"""Of tables that go to no terminal."""
+
+
 def main(space: SearchSpace, *, description: str) -> int:
     """Run a sweep from the command line; return the exit status, 1 when a trial failed."""
     parsed = parse(_parser(space, description))
@@ -129,6 +133,8 @@ def show(space: SearchSpace, result: SweepResult) -> None:
     """Print the configurations, best first, then what does not count and why, and where everything is."""
     report = result.report
     console = Console()
+    if not console.is_terminal:  # a file or a job's log, which would else be folded to 80 columns
+        console = Console(width=max(console.width, LOG_COLUMNS))
     console.print(_ranked(space, report.ranking))
     if report.ranking.left_out:
         console.print(_left_out(report.ranking))

@@ -205,7 +205,8 @@ def _collect(begun: Begun) -> list[Trial]:
         if trial.run_id and trial.reason and (trial.status == "stopped" or folder in cut_short):
             tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
             tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
-        trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
+        space = begun.space
+        trial = with_measurements(trial, metric=space.metric, shown=space.shown, parent=begun.handle)
         begun.journal.end(trial)
         trials.append(trial)
     return trials
