@@ -24,7 +24,6 @@ from tats_ray.sweeping.ranking import Ranking
 from tats_ray.sweeping.verdict import described, shown, with_spread
 from tats_ray.tracking.store import ui_command
 
-
 LOG_COLUMNS = 160
 """Of tables that go to no terminal."""
 
