@@ -66,6 +66,12 @@ def _with_scorer(run: R) -> R:
     tokenizer, trained, digest = read_tokenizer(checkpoint)
     if config.digest not in (None, digest):
         raise ConfigError(f"{name}={checkpoint} is the tokenizer {digest[:12]}, not {config.digest[:12]}; name it")
+    widths = tokenizer.config.scorer_widths
+    if config.scorer_widths not in (None, widths):
+        raise ConfigError(
+            f"masking.importance.scorer_widths={list(config.scorer_widths)} are not those of {checkpoint}; take "
+            f"{list(widths)}"
+        )
     window, clip = trained.data.num_frames, run.data
     if clip.num_frames % window or clip.crop_size != trained.data.crop_size:
         raise ConfigError(
@@ -77,6 +83,6 @@ def _with_scorer(run: R) -> R:
             f"{name}={checkpoint} scores latents of {tokenizer.config.tubelet_size} frames of "
             f"{tokenizer.config.patch_size} pixels; give model.tubelet_size and model.patch_size these values"
         )
-    importance = config.model_copy(update={"checkpoint": where(checkpoint), "digest": digest})
+    importance = config.model_copy(update={"checkpoint": where(checkpoint), "digest": digest, "scorer_widths": widths})
     masking = run.masking.model_copy(update={"importance": importance})
     return run.model_copy(update={"masking": masking})

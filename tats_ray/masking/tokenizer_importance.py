@@ -36,6 +36,9 @@ class TokenizerImportanceConfig(BaseModel):
     """Run folder or checkpoint of pipelines/train_tokenizer.py."""
     digest: str | None = None
     """Content hash that the tokenizer must have; null takes that of the checkpoint, and a resumed run keeps to it."""
+    scorer_widths: tuple[int, int] | None = None
+    """Channels of its scorer, from which its FLOPs are counted; null takes those of the checkpoint when the run begins.
+    Until then they count nothing."""
 
 
 class CachedImportance:

@@ -42,6 +42,7 @@ from tats_ray.nn.cost import autoencoder_macs, block_macs, trajectory_block_macs
 from tats_ray.nn.decoder import DecoderConfig, MaskedDecoder
 from tats_ray.nn.encoder import EncoderConfig, VideoEncoder
 from tats_ray.nn.positions import PositionKind, position_table
+from tats_ray.tokenizer.scorer import scorer_macs
 
 CHANNELS = 3
 
@@ -274,12 +275,24 @@ def training_flops(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGri
             sampler = cost.forward_flops(forward) + ppo.update_epochs * cost.training_flops(forward)
         case never:
             assert_never(never)
-    ranked = isinstance(masking.importance, EmbeddingDistanceConfig)
     return {
         "autoencoder": cost.training_flops(autoencoder.total),
         "sampler": sampler,
-        "importance": ranked * cost.forward_flops(tokens * model.patch_pixels * model.encoder.embed_dim),
+        "importance": cost.forward_flops(_importance_macs(model, masking, tokens=tokens)),
     }
+
+
+def _importance_macs(model: ModelConfig, masking: MaskingConfig, *, tokens: int) -> int:
+    match masking.importance:
+        case EmbeddingDistanceConfig():
+            return tokens * model.patch_pixels * model.encoder.embed_dim
+        case TokenizerImportanceConfig(scorer_widths=(_, _) as widths):
+            size = {"tubelet_size": model.tubelet_size, "patch_size": model.patch_size}  # those of a latent, as well
+            return scorer_macs(widths, **size, num_tokens=tokens)
+        case NoImportanceConfig() | ChangeConfig() | CachedImportanceConfig() | TokenizerImportanceConfig():
+            return 0
+        case never:
+            assert_never(never)
 
 
 def training_kept_bytes(model: ModelConfig, masking: MaskingConfig, *, grid: TokenGrid, width: int) -> dict[str, int]:

@@ -4,6 +4,11 @@ Two residual blocks a stage, average pooling down, nearest neighbours and a conv
 beyond the borders, and no causality in time. MAGVIT halves 16 x 128^2 to 4 x 16 x 16; here four halvings of rows and
 columns and one of time, at the first transition, give a latent for 2 x 16 x 16 pixels: a token of the masked
 autoencoder.
+
+Three things are not MAGVIT's. Beside the convolutions a linear map leads from the pixels of a latent to it, and back:
+what a linear autoencoder knows, which is much, is learnt in a few steps. The decoder's first kernels are as long as the
+window, for a latent that was dropped is like the last one that was kept, however long ago that was. And small models
+may begin with blocks of pixels (``stem_halvings``).
 """
 
 import math
@@ -32,8 +37,11 @@ class AutoencoderConfig(BaseModel):
     """Channels of the first stage, at full resolution."""
     channel_multipliers: tuple[int, ...] = Field(default=(1, 2, 2, 4, 4), min_length=1)
     """Channels of each stage as multiples of base_channels; between two stages height and width are halved."""
+    stem_halvings: int = Field(default=0, ge=0)
+    """Halvings of height and width before the first stage, which blocks of pixels as channels make; 0 is MAGVIT's. At
+    full resolution a small model spends nearly all of its time on few channels."""
     temporal_halvings: int = Field(default=1, ge=0)
-    """Transitions, from the first on, at which the frames are halved as well."""
+    """Transitions, from the first on, at which the frames are halved as well; a stem that halves is one of them."""
     residual_blocks: int = Field(default=2, ge=1)
     """Residual blocks of each stage."""
 
@@ -41,7 +49,7 @@ class AutoencoderConfig(BaseModel):
     def _halves_where_it_can(self) -> Self:
         if min(self.channel_multipliers) < 1:
             raise ValueError(f"channel_multipliers must be at least 1, got {list(self.channel_multipliers)}")
-        transitions = len(self.channel_multipliers) - 1
+        transitions = len(self.channel_multipliers) - 1 + (self.stem_halvings > 0)
         if self.temporal_halvings > transitions:
             raise ValueError(
                 f"temporal_halvings must be at most the transitions between stages, got {self.temporal_halvings} and "
@@ -57,16 +65,40 @@ class AutoencoderConfig(BaseModel):
     @property
     def patch_size(self) -> int:
         """Pixels of a latent's side."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return 2 ** (self.stem_halvings + len(self.channel_multipliers) - 1)
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a latent."""
+        return self.tubelet_size, self.patch_size, self.patch_size
 
     @property
     def channels(self) -> list[int]:
         """Channels of each stage, from pixels to latents."""
         return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
 
+    @property
+    def stem(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of the blocks of pixels that the first stage sees."""
+        side = 2**self.stem_halvings
+        return (2 if side > 1 and self.temporal_halvings else 1, side, side)
+
     def factor(self, transition: int) -> tuple[int, int, int]:
-        """Return how far a transition, counted from the pixels, shrinks time, height and width."""
-        return (2 if transition < self.temporal_halvings else 1, 2, 2)
+        """Return how far a transition between stages, counted from the pixels, shrinks time, height and width."""
+        return (2 if transition < self.temporal_halvings - (self.stem[0] - 1) else 1, 2, 2)
+
+
+def fold(values: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """Lay blocks of frames, rows and columns of ``[batch, channels, frames, rows, columns]`` into the channels."""
+    for dim, size in zip((2, 4, 6), block, strict=True):
+        values = values.unflatten(dim, (-1, size))
+    return values.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+
+
+def unfold(values: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """Do the inverse of :func:`fold`."""
+    values = values.unflatten(1, (-1, *block)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return values.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class Encoder(nn.Module):
@@ -75,7 +107,8 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig, *, dim: int) -> None:
         super().__init__()
         channels = config.channels
-        self.stem = nn.Conv3d(3, channels[0], 3, padding=1, bias=False)
+        self.block = config.stem
+        self.stem = nn.Conv3d(3 * math.prod(self.block), channels[0], 3, padding=1)
         stages: list[nn.Module] = []
         for stage, (before, after) in enumerate(zip([channels[0], *channels], channels, strict=False)):
             stages.append(_blocks(before, after, count=config.residual_blocks))
@@ -83,36 +116,45 @@ class Encoder(nn.Module):
                 stages.append(nn.AvgPool3d(config.factor(stage)))
         self.stages = nn.Sequential(*stages, _blocks(channels[-1], channels[-1], count=config.residual_blocks))
         self.head = nn.Sequential(_norm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], dim, 1))
+        self.straight = nn.Conv3d(3, dim, config.block, config.block)
         self.apply(_initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the latents."""
-        return self.head(self.stages(self.stem((pixels - _GREY) * _CONTRAST)))
+        pixels = (pixels - _GREY) * _CONTRAST
+        return self.head(self.stages(self.stem(fold(pixels, self.block)))) + self.straight(pixels)
 
 
 class Decoder(nn.Module):
     """Latents ``[batch, dim, time, height, width]`` back to pixels ``[batch, 3, frames, rows, columns]``."""
 
-    def __init__(self, config: AutoencoderConfig, *, dim: int) -> None:
+    def __init__(self, config: AutoencoderConfig, *, dim: int, slices: int) -> None:
+        """Take the dimensions of a latent and the slices of a window."""
         super().__init__()
-        channels = config.channels[::-1]
-        self.stem = nn.Conv3d(dim, channels[0], 3, padding=1)
+        channels, reach = config.channels[::-1], slices - 1
+        self.blocks = config.stem, config.block
+        self.stem = nn.Conv3d(dim, channels[0], (2 * reach + 1, 3, 3), padding=(reach, 1, 1))
         stages: list[nn.Module] = [_blocks(channels[0], channels[0], count=config.residual_blocks)]
         for stage, (before, after) in enumerate(zip([channels[0], *channels], channels, strict=False)):
             stages.append(_blocks(before, after, count=config.residual_blocks))
             if stage < len(channels) - 1:
                 stages.append(_Enlarge(after, config.factor(len(channels) - 2 - stage)))
         self.stages = nn.Sequential(*stages)
-        last = nn.Conv3d(channels[-1], 3, 3, padding=1)
+        last = nn.Conv3d(channels[-1], 3 * math.prod(config.stem), 3, padding=1)
         self.head = nn.Sequential(_norm(channels[-1]), nn.SiLU(), last)
+        self.straight = nn.Conv3d(
+            dim, 3 * math.prod(config.block), (2 * reach + 1, 1, 1), padding=(reach, 0, 0), bias=False
+        )
         self.apply(_initialise)
         with torch.no_grad():  # grey at first: to unlearn noise as strong as the pixels takes longer than to learn
             last.weight.mul_(_FAINT)
-            nn.init.constant_(last.bias, _GREY)  # pyright: ignore[reportArgumentType]
+            self.straight.weight.mul_(_FAINT)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return pixels, whose range is learnt and not enforced."""
-        return self.head(self.stages(self.stem(latents)))
+        stem, block = self.blocks
+        pixels = unfold(self.head(self.stages(self.stem(latents))), stem) + unfold(self.straight(latents), block)
+        return pixels / _CONTRAST + _GREY
 
 
 class _Residual(nn.Module):

@@ -76,7 +76,7 @@ class AdaptiveTokenizer(nn.Module):
         self.keep = keep_count(config, grid)
         self.quantizer = FSQ(config.levels)
         self.encoder = Encoder(config, dim=len(config.levels))
-        self.decoder = Decoder(config, dim=len(config.levels))
+        self.decoder = Decoder(config, dim=len(config.levels), slices=grid.time)
         self.scorer = TokenScorer(
             widths=config.scorer_widths, tubelet_size=config.tubelet_size, patch_size=config.patch_size
         )

@@ -26,8 +26,7 @@ class TokenScorer(nn.Module):
     def __init__(self, *, widths: tuple[int, int], tubelet_size: int, patch_size: int) -> None:
         """Take the channels of both layers, and the frames and pixels of one latent; ``patch_size`` a power of two."""
         super().__init__()
-        first = 2 ** -(-(patch_size.bit_length() - 1) // 2)  # the larger half of the halvings
-        second = patch_size // first
+        first, second = _strides(patch_size)
         reach = 2 * first - 1
         self.features = nn.Conv3d(
             3, widths[0], (3, reach, reach), (1, first, first), (1, first - 1, first - 1), padding_mode="replicate"
@@ -56,6 +55,13 @@ class TokenScorer(nn.Module):
         return (features.diff(dim=2).square().sum(1) + _SMALLEST).sqrt()
 
 
+def scorer_macs(widths: tuple[int, int], *, tubelet_size: int, patch_size: int, num_tokens: int) -> int:
+    """Return the multiply-adds of scoring so many latents."""
+    first, second = _strides(patch_size)
+    features = tubelet_size * second**2 * widths[0] * 3 * 3 * (2 * first - 1) ** 2
+    return num_tokens * (features + widths[1] * widths[0] * (tubelet_size + 2) * second**2)
+
+
 def with_first_kept(distance: Tensor) -> Tensor:
     """Flatten distances to scores ``[batch, tokens]`` in which the first slice is always among the best: +inf."""
     first = torch.full_like(distance[:, :1], torch.inf)
@@ -65,6 +71,12 @@ def with_first_kept(distance: Tensor) -> Tensor:
 def with_first_copied(distance: Tensor) -> Tensor:
     """Flatten distances to scores ``[batch, tokens]`` in which the first slice takes those of the second (EVEREST)."""
     return torch.cat([distance[:, :1], distance], 1).flatten(1)
+
+
+def _strides(patch_size: int) -> tuple[int, int]:
+    """Both layers' in height and width; the first takes the larger half of the halvings."""
+    first = 2 ** -(-(patch_size.bit_length() - 1) // 2)
+    return first, patch_size // first
 
 
 def check_importance(importance: Tensor, grid: TokenGrid) -> None:

@@ -18,12 +18,14 @@ from tats_ray.masking.pool import PoolConfig, PoolRestConfig
 from tats_ray.masking.random_share import RandomShareConfig
 from tats_ray.masking.running_cell import RunningCellConfig
 from tats_ray.masking.tats import TATSConfig, TATSScorer
+from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
 from tats_ray.masking.uniform_slices import UniformSlicesConfig
 from tats_ray.masking.windowed import WindowedScorer, window_grid
 from tats_ray.methods.build import MaskingConfig, ModelConfig, build_method, mask_planner, training_flops
 from tats_ray.nn.cost import autoencoder_macs, forward_flops
 from tats_ray.nn.decoder import DecoderConfig
 from tats_ray.nn.encoder import EncoderConfig
+from tats_ray.tokenizer.scorer import TokenScorer
 
 LONG = TokenGrid(time=64, height=14, width=14)  # 128 frames of 224 pixels
 BASE = ModelConfig(encoder=EncoderConfig.of_size("base"), decoder=DecoderConfig.of_size("base"))
@@ -83,6 +85,22 @@ def test_a_sampler_in_windows_costs_what_torch_counts() -> None:
     heads = 2 * 2 * LONG.num_tokens * config.embed_dim  # actor and critic, one number a token each
     passes = 1 + 3 * config.ppo.update_epochs
     assert training_flops(BASE, MaskingConfig(visible=config), grid=LONG)["sampler"] == passes * (forward - heads)
+
+
+@pytest.mark.parametrize(("widths", "patch_size"), [((64, 128), 16), ((5, 7), 8)])
+def test_a_tokenizers_scorer_costs_what_torch_counts(widths: tuple[int, int], patch_size: int) -> None:
+    """Of two windows of 16 frames, one after the other; unknown before the checkpoint was read, it counts nothing."""
+    grid = TokenGrid.of(num_frames=32, crop_size=48, tubelet_size=2, patch_size=patch_size)
+    masking = MaskingConfig(target=ImportantConfig(), importance=TokenizerImportanceConfig(scorer_widths=widths))
+    model = ModelConfig(patch_size=patch_size)
+
+    def score() -> torch.Tensor:
+        scorer = TokenScorer(widths=widths, tubelet_size=2, patch_size=patch_size)
+        return scorer(torch.zeros(2, 3, 16, 48, 48))
+
+    assert training_flops(model, masking, grid=grid)["importance"] == count(score, backward=False)
+    unread = masking.model_copy(update={"importance": TokenizerImportanceConfig()})
+    assert training_flops(model, unread, grid=grid)["importance"] == 0
 
 
 def test_decoding_15_per_cent_of_128_frames_costs_a_tenth() -> None:

@@ -118,6 +118,8 @@ def test_the_scorer_on_line_ranks_as_it_did_when_it_was_cached_and_never_changes
     assert tokenizer is not None
     before = tokenizer.content_hash()
     assert before == frozen.digest == run.masking.importance.model_dump()["digest"]
+    assert run.masking.importance.model_dump()["scorer_widths"] == (4, 4)
+    assert run.flops()["importance"] > 0
     video = torch.randint(256, (4, 8, 16, 16, 3), dtype=torch.uint8)
     batch = ClipBatch(video, torch.arange(4))
     assert torch.equal(method.importance(batch, torch.zeros(0)), frozen.tokenizer.importance(video))
@@ -158,6 +160,15 @@ def test_what_does_not_fit_is_refused_before_it_starts(
             {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "masking__importance__digest": "f00"},
             ConfigError,
             ", not f00; name",
+        ),
+        (
+            {
+                **online,
+                "masking__importance__checkpoint": str(made["tokenizer"]),
+                "masking__importance__scorer_widths": [4, 5],
+            },
+            ConfigError,
+            "masking.importance.scorer_widths=[4, 5] are not those of",
         ),
         (
             {**online, "masking__importance__checkpoint": str(made["tokenizer"]), "data__num_frames": 10},
