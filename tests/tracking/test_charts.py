@@ -10,6 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from tats_ray.tracking import charts
@@ -45,6 +46,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def axes_of(figure: Figure) -> Axes:
     return figure.axes[0]
+
+
+def points(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
 
 
 @pytest.mark.parametrize("classes", [2, 25, 60, 400])
@@ -125,7 +130,7 @@ def test_intervals_lie_from_top_to_bottom_beside_a_line_at_zero(drawn: list[Figu
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
     bottom, top = axes.get_ylim()
     assert top < 0 < 1 < bottom  # the first row, at 0, is above the second, at 1
-    upright = [line for line in axes.lines if list(line.get_ydata()) == [0, 1] and set(line.get_xdata()) == {0}]
+    upright = [line for line in axes.lines if points(line) == ([0, 0], [0, 1])]
     assert len(upright) == 1
 
 
@@ -148,7 +153,7 @@ def test_the_most_frequent_confusions_are_listed_where_names_have_no_room(drawn:
 def test_curves_hold_their_points(drawn: list[Figure], tmp_path: Path) -> None:
     curves_chart({"line": ([1, 2], [3, 4]), "point": ([5], [6])}, tmp_path / "a.png", xlabel="", ylabel="", title="")
     line, point = axes_of(drawn[0]).lines
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2], [3, 4])
+    assert points(line) == ([1, 2], [3, 4])
     assert (line.get_marker(), point.get_marker()) == ("None", "o")
     assert to_rgb(line.get_color()) != to_rgb(point.get_color())
 
@@ -157,8 +162,7 @@ def test_a_spectrum_is_logarithmic_without_its_zeros(drawn: list[Figure], tmp_pa
     spectrum_chart({"a": [0.75, 0.25, 0.0]}, tmp_path / "a.png")
     axes = axes_of(drawn[0])
     assert axes.get_yscale() == "log"
-    assert list(axes.lines[0].get_xdata()) == [1, 2, 3]
-    np.testing.assert_equal(np.asarray(axes.lines[0].get_ydata()), [0.75, 0.25, np.nan])
+    np.testing.assert_equal(points(axes.lines[0]), ([1, 2, 3], [0.75, 0.25, np.nan]))
 
 
 def test_infinite_and_empty_intervals_are_drawn(tmp_path: Path) -> None:
