@@ -7,7 +7,7 @@ RESULTS ?= $(CURDIR)/runs
 VIDEOS ?=
 ARGS ?=
 
-.PHONY: pretrain test lint test-slow test-services test-ui sweep long clean
+.PHONY: pretrain test lint test-slow test-gpu test-services test-ui sweep long clean
 
 pretrain: $(VENV)/installed
 ifeq ($(VIDEOS),)
@@ -30,6 +30,9 @@ lint: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/installed
+	$(BIN)/python -m pytest -m gpu
 
 test-services: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[services]"

@@ -20,7 +20,8 @@ SPACE = SearchSpace(
         "masking.visible.reward.error": tune.choice(["normalised", "raw", "noise-weighted"]),
         "masking.visible.ppo.temperature": tune.choice([0.3, 0.5, 1.0]),
         "masking.visible.reward.critic": tune.choice(["trained", "constant"]),
-        "masking.visible.reward.log_weight_cap": tune.choice([0.5, 1.0, 3.0]),
+        # Drawn uniformly, a hidden token's log weight is near -log(mask_ratio) = .22; hardly any is above .4.
+        "masking.visible.reward.log_weight_cap": tune.choice([0.15, 0.2, 0.25]),
     },
     search="random",
     trials=8,

@@ -34,7 +34,7 @@ class LoopbackConfig(TorchConfig):
 class _LoopbackBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         on_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        place = worker_group.execute_single(0, tempfile.mkdtemp)  # a new one each time: a file is good for one group
+        file = worker_group.execute_single(0, _new_file)
         worker_group.execute(_set_torch_distributed_env_vars)
         worker_group.execute(_stay_on_loopback)
         begun = [
@@ -44,12 +44,19 @@ class _LoopbackBackend(_TorchBackend):
                 backend=backend_config.backend or ("nccl" if on_gpu else "gloo"),
                 world_rank=rank,
                 world_size=len(worker_group),
-                init_method=f"file://{place}/workers",
+                init_method=f"file://{file}",
                 timeout_s=backend_config.timeout_s,
             )
             for rank in range(len(worker_group))
         ]
         ray.get(begun)
+
+
+def _new_file() -> str:
+    """Return an empty file, which is good for one group: torch removes it when the last of its workers leaves."""
+    number, name = tempfile.mkstemp(prefix=f"tats_ray_workers_{os.getpid()}_")
+    os.close(number)
+    return name
 
 
 def _stay_on_loopback() -> None:

@@ -17,11 +17,15 @@ from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
+from tats_ray.mirror import where
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.sweeping.journal import Options
 from tats_ray.sweeping.ranking import Ranking
 from tats_ray.sweeping.verdict import described, shown, with_spread
 from tats_ray.tracking.store import ui_command
+
+LOG_COLUMNS = 160
+"""Of tables that go to no terminal."""
 
 
 def main(space: SearchSpace, *, description: str) -> int:
@@ -128,12 +132,15 @@ def show(space: SearchSpace, result: SweepResult) -> None:
     """Print the configurations, best first, then what does not count and why, and where everything is."""
     report = result.report
     console = Console()
+    if not console.is_terminal:  # a file or a job's log, which would else be folded to 80 columns
+        console = Console(width=max(console.width, LOG_COLUMNS))
     console.print(_ranked(space, report.ranking))
     if report.ranking.left_out:
         console.print(_left_out(report.ranking))
     for sentence in report.sentences:
         console.print(sentence, highlight=False)
-    places = {"page": report.html, "table": report.trials, "best": report.best or "nothing is ranked"}
+    places = {"page": where(report.html), "table": where(report.trials)}
+    places["best"] = "nothing is ranked" if report.best is None else where(report.best)
     for name, place in {**places, "MLflow": ui_command(result.handle.uri)}.items():
         console.print(f"{name:<8}{place}", soft_wrap=True, highlight=False, markup=False)
 

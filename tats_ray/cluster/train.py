@@ -191,13 +191,12 @@ def _decoders(run: Run, *, workers: int) -> Iterator[SharesOf]:
 
     A task runs wherever there is room and leaves nothing behind: a video's frames would be in another process than its
     next clip. The children of a worker keep them, and take the CPUs that tasks would have taken. An elastic group takes
-    as many workers as fit, and may leave no CPU for a task, which would wait for ever.
+    as many workers as fit, and a cluster may have lost a machine since the run was checked: with no CPU left for a
+    task, it would wait for ever.
     """
     cluster = run.cluster
     decode_cpus = None if cluster.decode_cpus is None else cluster.decode_cpus / workers
-    if run.data.cache == "none" and not (
-        cluster.min_workers and _room(cluster, node_resources(), gpus_per_worker=0) < workers
-    ):
+    if run.data.cache == "none" and _room(cluster, node_resources(), gpus_per_worker=0) >= workers:
         yield partial(ray_shares, clips_per_block=cluster.clips_per_block, decode_cpus=decode_cpus, guard=run.data)
         return
     on_this_node = ray.train.get_context().get_local_world_size()

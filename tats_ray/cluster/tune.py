@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from rich.console import Console
 from rich.progress import Progress
 
@@ -96,6 +97,14 @@ def trial_cpus(run: TrainRun) -> int:
     return max(1, run.cluster.num_workers) * run.cluster.cpus_per_worker + 1
 
 
+def keep_keys_here() -> None:
+    """Keep Tune from handing this process's AWS keys on to the trials: Ray writes what is handed on into its logs.
+
+    On another machine a trial has that machine's own, like all else that reads and writes there.
+    """
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+
+
 def end_family(base: TrainRun, handle: RunHandle, name: str, status: Ending, reason: str | None) -> None:
     """Record how the parent of the runs called ``name-...`` ended, and those of them that were killed with it."""
     close_record(handle, status, reason=reason)  # first: a job that is stopped has few seconds
@@ -127,6 +136,7 @@ def _run_trials(begun: Begun) -> None:
         suggested = SuggestedTrials(begun.space, begun.plan, begun.journal, judge=partial(not_worth_starting, begun))
     elif not waiting:
         return
+    keep_keys_here()
     in_turns = options.scheduler == "pbt"  # all take part from the beginning, and what does not fit is paused
     total = (options.trials or 0) * len(options.seeds) if suggested else len(begun.plan.trials)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -195,7 +205,8 @@ def _collect(begun: Begun) -> list[Trial]:
         if trial.run_id and trial.reason and (trial.status == "stopped" or folder in cut_short):
             tag = "tats.stopped" if trial.status == "stopped" else "tats.error"
             tag_run(replace(begun.handle, run_id=trial.run_id), {tag: trial.reason})
-        trial = with_measurements(trial, metric=begun.space.metric, parent=begun.handle)
+        space = begun.space
+        trial = with_measurements(trial, metric=space.metric, shown=space.shown, parent=begun.handle)
         begun.journal.end(trial)
         trials.append(trial)
     return trials

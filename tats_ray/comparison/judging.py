@@ -116,6 +116,7 @@ def contrasts(plan: Plan, scores: Scores) -> list[Contrast]:
     """Return every arm against every reference, at each ratio and budget, by each metric.
 
     A difference is one seed's: the two runs share initial weights, warm-up, clips and their order, and the test videos.
+    Where neither arm is cut, equal clips and equal FLOPs are the same runs, and count once, as equal clips.
     """
     return list(_contrasts(plan.comparison, plan, scores))
 
@@ -129,10 +130,20 @@ def _contrasts(comparison: Comparison, plan: Plan, scores: Scores) -> Iterator[C
                     for arm in comparison.arms:
                         if arm.name in comparison.references[: number + 1]:  # itself, or told the other way round
                             continue
+                        told = budget == "flops" and not _cut(plan, arm.name, ratio) | _cut(plan, reference, ratio)
                         pairs = _pairs(scored, arm.name, reference)
-                        if pairs:
+                        if pairs and not told:
                             interval = paired_interval(pairs)
                             yield Contrast(arm.name, reference, ratio, budget, metric, interval, verdict(interval))
+
+
+def _cut(plan: Plan, arm: str, ratio: float) -> bool:
+    """Whether an arm has runs of its own at equal FLOPs."""
+    runs = {
+        budget: {entry.run for entry in _entries(plan, ratio=ratio, budget=budget) if entry.arm == arm}
+        for budget in ("clips", "flops")
+    }
+    return runs["clips"] != runs["flops"]
 
 
 def _pairs(scored: Mapping[str, Cell], arm: str, reference: str) -> list[float]:

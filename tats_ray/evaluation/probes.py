@@ -131,8 +131,16 @@ def _trained_scores(
     seed: int,
     device: torch.device | str | None,
 ) -> Tensor:
-    head.to(train.device if device is None else device)
+    device = torch.device(train.device if device is None else device)
+    head.to(device)
+    if _has_room(train, device):
+        train, labels = train.to(device), labels.to(device)  # once, instead of a batch in each step
     standardizer = fit_standardizer(train)
     fit_head(head, train, labels, standardizer=standardizer, config=config, seed=seed)
     chunk = max(1, _CHUNK_VALUES // test[0].numel())
     return softmax_scores(head, test, standardizer=standardizer, chunk=chunk)
+
+
+def _has_room(rows: Tensor, device: torch.device) -> bool:
+    """Whether a GPU holds these rows beside what trains on them."""
+    return device.type == "cuda" and 2 * rows.nbytes < torch.cuda.mem_get_info(device)[0]

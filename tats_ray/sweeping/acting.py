@@ -18,8 +18,13 @@ REWARD = f"{SAMPLER}reward."
 CLIP = f"{PPO}clip_eps"
 POLICY_ON = "sampler/policy_on_step"
 CLIPFRAC = "ppo/clipfrac"
-LEAST_CLIPFRAC = 0.01
-"""A clip range that fewer ratios than this share ever leave is as good as none."""
+BOUNDS = {
+    CLIP: (CLIPFRAC, "of the ratios left the clip range"),
+    f"{REWARD}log_weight_cap": ("sampler/weight_cap_share", "of the hiding weights reached the cap"),
+}
+"""Knobs that bound something, each with the metric that says how often it did."""
+LEAST_SHARE = 0.01
+"""A bound that is met less often is as good as none."""
 
 _TATS_ALONE = tuple(f"{SAMPLER}{name}" for name in TATSConfig.model_fields.keys() - AdaMAEConfig.model_fields.keys())
 
@@ -28,7 +33,7 @@ def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = 
     """Say which swept knob had no effect in a trial that ran; None where all had, as far as can be told.
 
     Args:
-        trial: With its summary, and the mean of ``ppo/clipfrac`` over all its updates.
+        trial: With its summary, and the metrics of ``BOUNDS`` as means over all its updates.
         knobs: The sweep's dotted paths.
         kind: Of the base run's sampler, for sweeps that do not choose it. Without it a sampler is TATS's where a knob
             is of that kind alone.
@@ -41,16 +46,16 @@ def inactive_reason(trial: Trial, knobs: Collection[str], *, kind: str | None = 
     if not was_on and CLIPFRAC not in trial.metrics:  # ratios are measured of a policy that is on alone
         few = _few(of_sampler)
         return f"its sampler was never on in {steps:.0f} steps, so it trained on random masks, without effect of {few}"
-    if CLIP not in knobs:
-        return None
-    clipfrac = trial.metrics.get(CLIPFRAC)
-    if clipfrac is None:
-        return f"no {CLIPFRAC} was recorded, so nobody knows whether {CLIP} had an effect"
-    if not clipfrac >= LEAST_CLIPFRAC:
-        return (
-            f"{CLIP} had no effect: {clipfrac:.2%} of the ratios left the clip range, fewer than {LEAST_CLIPFRAC:.0%} "
-            f"({CLIPFRAC}, mean of all updates)"
-        )
+    reasons = (_did_not_bind(path, trial.metrics.get(BOUNDS[path][0])) for path in knobs if path in BOUNDS)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _did_not_bind(path: str, share: float | None) -> str | None:
+    metric, what = BOUNDS[path]
+    if share is None:
+        return f"no {metric} was recorded, so nobody knows whether {path} had an effect"
+    if not share >= LEAST_SHARE:
+        return f"{path} had no effect: {share:.2%} {what}, fewer than {LEAST_SHARE:.0%} ({metric}, mean of all updates)"
     return None
 
 

@@ -1,12 +1,13 @@
 """What a trial's run left behind, read back for the report."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from tats_ray.mirror import exists, path_of, read_text
-from tats_ray.sweeping.acting import CLIPFRAC, POLICY_ON
+from tats_ray.sweeping.acting import BOUNDS, POLICY_ON
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.tracking.base import RunHandle
 from tats_ray.tracking.mlflow import read_metric
@@ -16,12 +17,13 @@ from tats_ray.worker import SUMMARY
 FLOPS = "throughput/flops"
 
 
-def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
+def with_measurements(trial: Trial, *, metric: str, shown: Iterable[str] = (), parent: RunHandle) -> Trial:
     """Return a trial with its last measurements and its curve, as far as its run came.
 
     Args:
         trial: As it ended.
         metric: Whose curve.
+        shown: Further metrics; those that the run's summary lacks are as they were recorded last.
         parent: Record of the sweep; the trial's lies beside it.
 
     Raises:
@@ -33,10 +35,12 @@ def with_measurements(trial: Trial, *, metric: str, parent: RunHandle) -> Trial:
     flops = dict(read_metric(handle, FLOPS))
     curve = [Point(step, flops[step], value) for step, value in read_metric(handle, metric) if step in flops]
     metrics = _measured(path_of(trial.folder))
-    if POLICY_ON not in metrics and (switched := read_metric(handle, POLICY_ON)):
-        metrics[POLICY_ON] = switched[0][1]  # of one that a scheduler stopped, which has no summary
-    if clipped := [value for _, value in read_metric(handle, CLIPFRAC)]:
-        metrics[CLIPFRAC] = fmean(clipped)
+    for name in (POLICY_ON, *shown):  # the former of one that a scheduler stopped, which has no summary
+        if name not in metrics and (points := read_metric(handle, name)):
+            metrics[name] = points[-1][1]
+    for name, _ in BOUNDS.values():
+        if points := read_metric(handle, name):
+            metrics[name] = fmean(value for _, value in points)
     return replace(trial, metrics=metrics, curve=curve)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -11,6 +12,8 @@ from tats_ray.tracking.chart_file import shortened
 
 FEW = 8
 """So many distinct values have room for a tick each."""
+_NEAR = 0.07
+"""Ticks nearer to each other than this share of the axis would overlap."""
 _WIDE = 30.0  # a knob whose largest value is this many times its smallest lies by its logarithm
 
 
@@ -46,16 +49,25 @@ class Scale:
 
     @property
     def ticks(self) -> Mapping[float, str]:
-        """Names by position: of all values where they are few, else round numbers between the ends."""
+        """Names by position: of all values where they are few and apart, else round numbers between the ends."""
         shown = self.values
-        if len(shown) > FEW and self.kind != "named":
+        places = [self.position(value) for value in shown]
+        overlap = any(right - left < _NEAR for left, right in pairwise(places))
+        if self.kind != "named" and (len(shown) > FEW or overlap):
             low, high = shown[0], shown[-1]
             if self.kind == "linear":
                 found = MaxNLocator(4).tick_values(low, high)
             else:
-                found = LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)).tick_values(low, high)
+                found = LogLocator(subs=_subs(high / low)).tick_values(low, high)
             shown = [value for value in found if low <= value <= high]
         return {self.position(value): shortened(_text(value), room=18) for value in shown}
+
+
+def _subs(span: float) -> tuple[float, ...]:
+    """Return the round numbers of a decade that are named on a logarithmic axis of so many times its beginning."""
+    if span < 10:
+        return (1.0, 2.0, 3.0, 5.0, 7.0)
+    return (1.0, 3.0) if span < 1e3 else (1.0,)
 
 
 def hashable(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -21,11 +23,12 @@ def meet(config: dict) -> None:
     total = torch.tensor([rank + 1.0])
     torch.distributed.all_reduce(total)
     listening = [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    found = {"total": total.item(), "listening": listening}
+    files = [str(path) for path in Path(tempfile.gettempdir()).glob(f"tats_ray_workers_{os.getpid()}_*")]
+    found = {"total": total.item(), "listening": listening, "files": files}
     Path(config["folder"], f"{rank}.json").write_text(json.dumps(found))
 
 
-def test_workers_of_a_local_ray_listen_on_loopback_only(tmp_path: Path) -> None:
+def test_workers_of_a_local_ray_listen_on_loopback_only_and_leave_no_file(tmp_path: Path) -> None:
     config = torch_config()
     assert isinstance(config, LoopbackConfig)
     _Trainer(  # Ray's own would keep SIGINT for itself, also in the tests after this
@@ -35,9 +38,13 @@ def test_workers_of_a_local_ray_listen_on_loopback_only(tmp_path: Path) -> None:
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(name="meet", storage_path=str(tmp_path / "ray")),
     ).fit()
+    files = []
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["total"] == 3
         assert found["listening"]
         addresses = {address.removeprefix("::ffff:") for address in found["listening"]}
         assert all(ipaddress.ip_address(address).is_loopback for address in addresses), addresses
+        files += found["files"]
+    assert len(files) == 1
+    assert not Path(files[0]).exists()

@@ -152,9 +152,10 @@ def test_ray_is_asked_for_a_range_of_workers_where_fewer_are_enough(
     assert trainer.run_config.failure_config.max_failures == 5
 
 
+@pytest.mark.parametrize("least", [1, None])  # elastic, or on a cluster that has lost a machine
 @pytest.mark.parametrize(("workers", "by"), [(1, "tasks"), (2, "children")])
-def test_an_elastic_run_that_fills_the_cluster_decodes_in_its_workers(
-    monkeypatch: pytest.MonkeyPatch, workers: int, by: str
+def test_workers_that_fill_the_cluster_decode_themselves(
+    monkeypatch: pytest.MonkeyPatch, workers: int, by: str, least: int | None
 ) -> None:
     """Tasks would wait for ever for a CPU that none of the workers gives back."""
     monkeypatch.setattr(train, "node_resources", lambda: [{"CPU": 1.0}, {"CPU": 1.5}])
@@ -162,7 +163,7 @@ def test_an_elastic_run_that_fills_the_cluster_decodes_in_its_workers(
     monkeypatch.setattr(train, "partial", lambda function, **_: function)
     monkeypatch.setattr(train, "own_decoders", lambda run, *, threads: nullcontext("children"))
     monkeypatch.setattr(train.ray.train, "get_context", lambda: SimpleNamespace(get_local_world_size=lambda: 1))
-    run = TrainRun.model_construct(data=DataConfig(), cluster=ClusterConfig(num_workers=2, min_workers=1))
+    run = TrainRun.model_construct(data=DataConfig(), cluster=ClusterConfig(num_workers=2, min_workers=least))
     with train._decoders(run, workers=workers) as found:
         assert found == by
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray import tune
@@ -38,6 +39,7 @@ and whenever it goes on, one whose process is killed there once, and one that th
 SEEDS = (0, 1)
 """Processes are killed with the first alone."""
 WARM_UP = {"training.steps": 2}
+PLANTED_KEY = "key-that-no-log-may-hold"
 WAIT_SECONDS = 400
 """When to give up on another trial; some are enough."""
 
@@ -77,6 +79,7 @@ def swept(local_ray: None, run_of: Callable[..., TrainRun]) -> Swept:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "SweepTrial", Doomed)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED_KEY)
         return Swept(space, run, sweep(space, run, Options(seeds=SEEDS)))
 
 
@@ -135,6 +138,14 @@ def test_why_a_trial_failed_stands_in_the_table_and_in_its_run(swept: Swept, cli
     assert "not finite" in text
     kept = {file.path for file in client.list_artifacts(swept.result.handle.run_id, "sweep")}
     assert {"sweep/trials.csv", "sweep/sweep.html", "sweep/best.yaml"} <= kept
+
+
+@pytest.mark.ray
+def test_a_key_of_the_driver_is_in_none_of_ray_s_logs(swept: Swept) -> None:
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    held = [path for path in logs.rglob("*") if path.is_file() and PLANTED_KEY in path.read_text(errors="replace")]
+    assert held == []
+    assert "PL_DISABLE_FORK" in (logs / "runtime_env_agent.log").read_text()  # which Tune hands on, and Ray logs
 
 
 @pytest.mark.ray

@@ -71,3 +71,5 @@ def test_rows_sum_to_one_with_float16_and_rows_of_zeros() -> None:
 def test_more_neighbours_than_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="neighbors must be at most the 5 training rows, got 20; set it to 5 or less"):
         knn_scores(rows(5, 0), torch.arange(5), rows(2, 1), num_classes=5, config=KNNConfig())
+    with pytest.raises(ValueError, match="at most the 5 training rows, got 6"):
+        knn_scores(rows(5, 0), torch.arange(5), rows(2, 1), num_classes=5, config=KNNConfig(neighbors=6))

@@ -134,3 +134,17 @@ def test_a_batch_larger_than_the_set_and_a_long_warmup_are_taken(epochs: int) ->
     train, labels = blobs(6, seed=0)
     config = LinearConfig(epochs=epochs, batch=64, warmup_share=0.99)
     assert linear_scores(train, labels, train, num_classes=4, config=config, seed=0).isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("room", [True, False])
+def test_a_gpu_finds_what_a_cpu_finds(room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the tokens go there once or a batch at a time."""
+    monkeypatch.setattr(probes, "_has_room", lambda rows, device: room)
+    train, labels = marked_tokens(320, seed=0)
+    test, test_labels = marked_tokens(400, seed=1)
+    config = AttentiveConfig(epochs=20)
+    scores = attentive_scores(train, labels, test, num_classes=2, config=config, seed=0, device="cuda")
+    assert scores.device.type == "cpu"
+    assert top1(scores, test_labels) > 0.95

@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,13 @@ def process(
             started = []
         server.terminate()
         try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
+            server.wait(15)
+        except subprocess.TimeoutExpired:  # Ray's nodes, which end their processes one after the other
             server.kill()
             server.wait()
+        for child in started:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
         for child in psutil.wait_procs(started, timeout=10)[1]:
             child.kill()
 
@@ -297,6 +300,8 @@ def ray_nodes(services: Services) -> Iterator[None]:
     head += [*common, f"--temp-dir={services.scratch / 'ray'}", f"--node-ip-address={HEAD}"]
     head += [f"--ray-client-server-port={ports['client']}", f"--dashboard-agent-listen-port={ports['head_agent']}"]
     node = ["ray", "start", "--block", f"--address={HEAD}:{ports['gcs']}", f"--node-ip-address={NODE}", *common]
+    # A folder of its own: in the head's it would unpack a job's files anew, beneath the feet of the job's driver.
+    node += [f"--temp-dir={services.scratch / 'node'}"]
     node += ["--disable-usage-stats", f"--metrics-export-port={ports['node_metrics']}"]
     node += [f"--dashboard-agent-listen-port={ports['node_agent']}"]
     with ExitStack() as stack:
@@ -346,8 +351,22 @@ def serve() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def settings(services: Services) -> list[str]:
     """Settings of a run of the smallest model on two dozen videos that all nodes see."""
-    folder = services.folder / "shared" / "videos"
-    make_videos(folder, SyntheticConfig(num_videos=24, frames=8, size=32))
-    manifest = folder.with_suffix(".parquet")
-    Manifest.of([probe_record(source, label=label) for source, label in list_sources(folder)]).write(manifest)
+    manifest = _made(services.folder / "shared" / "videos", SyntheticConfig(num_videos=24, frames=8, size=32))
     return [*SETTINGS, f"data.manifest={manifest}", f"results={services.folder / 'shared' / 'results'}"]
+
+
+@pytest.fixture(scope="session")
+def labelled(services: Services) -> list[str]:
+    """Manifests of two classes of motion, to learn and to test on."""
+    sets = {"learnt": SyntheticConfig(num_videos=12, frames=8, size=32, motions=2, seed=1)}
+    sets["tested"] = sets["learnt"].model_copy(update={"num_videos": 8, "seed": 2})
+    return [str(_made(services.folder / "shared" / name, config)) for name, config in sets.items()]
+
+
+def _made(folder: Path, config: SyntheticConfig) -> Path:
+    """Make videos and their manifest."""
+    make_videos(folder, config)
+    listed = list_sources(folder / "videos.txt" if config.motions else folder)
+    manifest = folder.with_suffix(".parquet")
+    Manifest.of([probe_record(source, label=label) for source, label in listed]).write(manifest)
+    return manifest

@@ -176,6 +176,27 @@ def test_results_in_a_bucket_are_those_of_a_folder(services: Any, settings: list
         assert far["files"][name] == near["files"][name]
 
 
+def test_an_evaluation_in_a_bucket_is_that_of_a_folder(
+    services: Any, settings: list[str], labelled: list[str], client: MlflowClient, bucket: Any
+) -> None:
+    """Of the two runs of the test before, whose weights are the same; actors on both nodes bring theirs themselves."""
+    shared = services.folder / "shared" / "results"
+    shutil.rmtree(services.folder / "copies")
+    words = ["pipelines/evaluate.py", "--task", "knn", "ridge", "health", "--data", *labelled]
+    words += ["knn.neighbors=5", "cluster.num_workers=2", "cluster.use_gpu=false"]
+    submit(services, *words, "--checkpoint", str(shared / "near"), job="evaluate-near")
+    submit(services, *words, "--checkpoint", "s3://mlflow/runs/far", job="evaluate-far")
+    near = json.loads((shared / "near/0001/evaluations/0001/evaluation.json").read_text())
+    far = json.loads(bucket.Object("runs/far/0001/evaluations/0001/evaluation.json").get()["Body"].read())
+    assert far["metrics"] == near["metrics"]
+    assert 0 <= far["metrics"]["ridge/top1"] <= 1
+    assert far["checkpoint"]["folder"] == "s3://mlflow/runs/far/0001/checkpoints/step_00000020"
+    recorded = client.get_run(far["mlflow_run_id"])
+    assert recorded.data.metrics["ridge/top1"] == far["metrics"]["ridge/top1"]
+    features = [one.key for one in bucket.objects.filter(Prefix="runs/far/0001/") if "features" in one.key]
+    assert features
+
+
 def test_a_run_in_a_bucket_is_stopped_and_goes_on_without_its_copy(
     services: Any, settings: list[str], client: MlflowClient, bucket: Any, wait: Any
 ) -> None:
@@ -223,6 +244,31 @@ def test_a_submitted_sweep_is_one_parent_with_a_child_a_trial(
         points = [p.step for p in client.get_metric_history(trial.info.run_id, "validation/random_mask_error")]
         assert points
         assert points == sorted(set(points))
+
+
+def test_a_sweep_in_a_bucket_leaves_its_page_and_a_best_that_trains(
+    services: Any, settings: list[str], client: MlflowClient, bucket: Any
+) -> None:
+    """From a checkpoint in the bucket; a machine that never saw the sweep trains its best."""
+    words = ["results=s3://mlflow/runs", "init=s3://mlflow/runs/far/0001", "cluster.num_workers=1", "training.steps=40"]
+    script = ["tune_spaces/sweep_mask_ratio.py", "--trials", "2"]
+    done = submit(services, *script, *settings, *words, job="far-sweep")
+    assert "s3://mlflow/runs/sweep_mask_ratio/0001" in done.stdout
+    prefix = "runs/sweep_mask_ratio/0001/"
+    there = {one.key.removeprefix(prefix) for one in bucket.objects.filter(Prefix=prefix)}
+    assert {"plan.json", "sweep.html", "trials.csv", "summary.csv", "best.yaml", "status.json"} <= there
+    table = bucket.Object(f"{prefix}trials.csv").get()["Body"].read().decode().splitlines()
+    assert [row for row in table if "finished" in row] == table[1:]
+    assert len(table) == 3
+    found = [run for run in runs(client, "tags.`tats.kind` = 'run'") if prefix.split("/")[1] in run.info.run_name]
+    folders = [run.data.tags["tats.folder"] for run in found if run.data.tags["tats.folder"].startswith("s3://")]
+    assert len(folders) == 2
+
+    shutil.rmtree(services.folder / "copies")
+    best = ["--config", f"s3://mlflow/{prefix}best.yaml", "name=best", "training.steps=5"]
+    submit(services, "pipelines/pretrain.py", *best, job="far-best")
+    (run,) = [run for run in runs(client) if run.data.params.get("name") == "best"]
+    assert run.info.status == "FINISHED"
 
 
 def test_no_secret_is_in_any_file_log_table_or_artifact(services: Any) -> None:

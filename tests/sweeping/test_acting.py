@@ -73,6 +73,15 @@ def test_a_clip_range_that_nobody_left(clipfrac: float, *, active: bool) -> None
     assert inactive_reason(trial, others) is None
 
 
+@pytest.mark.parametrize(("share", "active"), [(0.0, False), (0.0099, False), (0.01, True)])
+def test_a_cap_that_no_weight_reached(share: float, *, active: bool) -> None:
+    knobs = {f"{REWARD}log_weight_cap": 3.0, CLIP: 0.1}
+    trial = ended(knobs, ppo__clipfrac=0.2, sampler__weight_cap_share=share)
+    reason = inactive_reason(trial, knobs)
+    assert (reason is None) == active
+    assert active or f"log_weight_cap had no effect: {share:.2%} of the hiding weights" in str(reason)
+
+
 def test_a_clip_range_of_which_nothing_is_known() -> None:
     knobs = {CLIP: 0.4}
     assert "was recorded" in (inactive_reason(ended(knobs, sampler__policy_on_step=40.0), knobs) or "")

@@ -19,7 +19,9 @@ RECORD: Mapping[str, Sequence[tuple[int, float]]] = {
     "loss": [(20, 0.9), (40, 0.8), (60, 0.7)],
     "throughput/flops": [(20, 1e9), (40, 2e9), (60, 4e9)],
     "ppo/clipfrac": [(50, 0.02), (60, 0.04)],
+    "sampler/weight_cap_share": [(50, 0.0), (60, 0.01)],
     "sampler/policy_on_step": [(40, 40.0)],
+    "sampler/nats_from_uniform": [(50, 0.1), (60, 0.2)],
 }
 
 
@@ -34,14 +36,15 @@ def record(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_back(folder: Path, status: TrialStatus) -> Trial:
     trial = Trial("a", TEMPERATURE, 0, status, folder=str(folder), run_id="own")
-    return with_measurements(trial, metric="loss", parent=PARENT)
+    return with_measurements(trial, metric="loss", shown=["sampler/nats_from_uniform", "no/such"], parent=PARENT)
 
 
 def test_a_finished_trial_has_its_summary_and_its_curve(tmp_path: Path) -> None:
     summary = {"step": 60.0, "loss": 0.7, "sampler/policy_on_step": 30.0}
     (tmp_path / SUMMARY).write_text(json.dumps(summary))
     trial = read_back(tmp_path, "finished")
-    assert trial.metrics == {**summary, "ppo/clipfrac": pytest.approx(0.03)}
+    recorded = {"ppo/clipfrac": 0.03, "sampler/weight_cap_share": 0.005, "sampler/nats_from_uniform": 0.2}
+    assert trial.metrics == pytest.approx({**summary, **recorded})
     assert trial.curve == [Point(20, 1e9, 0.9), Point(40, 2e9, 0.8), Point(60, 4e9, 0.7)]
 
 

@@ -154,6 +154,18 @@ def test_the_two_best_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -
     assert "that tells them apart" in " ".join(clear.sentences)
 
 
+def test_what_a_scheduler_stopped_is_not_compared_with_what_went_on(tmp_path: Path) -> None:
+    """Values at different steps: the second was stopped at step 10, where it was no worse than the first there."""
+    cut = [trial("b0", 0, 0.6, rate=0.1), trial("b1", 1, 0.7, rate=0.1)]
+    stopped = [replace(one, status="stopped", curve=one.curve[:1]) for one in cut]
+    report = made(tmp_path, [*TRIALS[:2], *stopped])
+    assert [one.stopped_at for one in report.ranking.configurations] == [None, 10]
+    assert two_best(report.ranking) is None
+    said = " ".join(report.sentences)
+    assert "no common seed that went to its end" in said
+    assert "The first is better than the second" not in said
+
+
 def test_a_sweep_without_a_result_still_has_a_page(tmp_path: Path) -> None:
     report = made(tmp_path, TRIALS[5:])
     assert report.best is None

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
+from tats_ray.tracking import charts
 from tats_ray.tracking.charts import confusion_chart, curves_chart, interval_chart, spectrum_chart
 
 MAX_BYTES = 300_000
@@ -29,6 +34,22 @@ def blue(picture: np.ndarray) -> int:
 
 def names(count: int) -> list[str]:
     return [f"class {number} with a long name_and $dollars$ {'x' * (number % 9)}" for number in range(count)]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures, instead of their files."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(charts, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def axes_of(figure: Figure) -> Axes:
+    return figure.axes[0]
+
+
+def points(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
 
 
 @pytest.mark.parametrize("classes", [2, 25, 60, 400])
@@ -101,6 +122,47 @@ def test_the_sign_of_an_interval_is_its_colour(tmp_path: Path) -> None:
         cold, warm = picture[..., 2] - picture[..., 0] > 80, picture[..., 0] - picture[..., 2] > 80
         found[name] = (bool(cold.any()), bool(warm.any()))
     assert found == {"better": (True, False), "worse": (False, True), "open": (False, False)}
+
+
+def test_intervals_lie_from_top_to_bottom_beside_a_line_at_zero(drawn: list[Figure], tmp_path: Path) -> None:
+    interval_chart({"first": (0.5, 0.25, 0.75), "second": (-0.5, -0.75, -0.25)}, tmp_path / "a.png")
+    axes = axes_of(drawn[0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    bottom, top = axes.get_ylim()
+    assert top < 0 < 1 < bottom  # the first row, at 0, is above the second, at 1
+    upright = [line for line in axes.lines if points(line) == ([0, 0], [0, 1])]
+    assert len(upright) == 1
+
+
+def test_counts_are_legible_on_their_cells(drawn: list[Figure], tmp_path: Path) -> None:
+    confusion_chart(np.array([[9, 1], [0, 4]]), names(2), tmp_path / "a.png", "a")
+    told = {text.get_position(): (text.get_text(), text.get_color()) for text in axes_of(drawn[0]).texts}
+    assert told == {(0, 0): ("9", "white"), (1, 0): ("1", "black"), (1, 1): ("4", "white")}  # column, row
+
+
+def test_the_most_frequent_confusions_are_listed_where_names_have_no_room(drawn: list[Figure], tmp_path: Path) -> None:
+    counts = np.eye(61, dtype=int) * 50
+    counts[3, 7], counts[8, 2] = 5, 6
+    confusion_chart(counts, [f"class {number}" for number in range(61)], tmp_path / "a.png", "a")
+    listed = next(axes for axes in drawn[0].axes if axes.get_title(loc="left") == "Most frequent confusions")
+    lines = [line.split() for line in listed.texts[0].get_text().splitlines()]
+    assert [line[-1] for line in lines] == ["(8)", "(2)", "(3)", "(7)"]  # the larger first, nothing that is right
+    assert (lines[0][0], lines[2][0]) == ("6", "5")
+
+
+def test_curves_hold_their_points(drawn: list[Figure], tmp_path: Path) -> None:
+    curves_chart({"line": ([1, 2], [3, 4]), "point": ([5], [6])}, tmp_path / "a.png", xlabel="", ylabel="", title="")
+    line, point = axes_of(drawn[0]).lines
+    assert points(line) == ([1, 2], [3, 4])
+    assert (line.get_marker(), point.get_marker()) == ("None", "o")
+    assert to_rgb(line.get_color()) != to_rgb(point.get_color())
+
+
+def test_a_spectrum_is_logarithmic_without_its_zeros(drawn: list[Figure], tmp_path: Path) -> None:
+    spectrum_chart({"a": [0.75, 0.25, 0.0]}, tmp_path / "a.png")
+    axes = axes_of(drawn[0])
+    assert axes.get_yscale() == "log"
+    np.testing.assert_equal(points(axes.lines[0]), ([1, 2, 3], [0.75, 0.25, np.nan]))
 
 
 def test_infinite_and_empty_intervals_are_drawn(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_names_nothing_and_truth_are_categories() -> None:
     assert list(scale.ticks.values()) == ["null", "0.15", "true", "(0.9, 0.95)", "tats"]
 
 
+def test_ticks_of_values_that_lie_together_are_round() -> None:
+    drawn = [0.214, 0.324, 0.531, 0.588, 0.606, 0.647, 0.744, 0.996]
+    scale = Scale.of(drawn, logarithmic=True)
+    assert list(scale.ticks.values()) == ["0.3", "0.5", "0.7"]
+    apart = Scale.of([0.1, 0.2, 0.4], logarithmic=True)
+    assert list(apart.ticks.values()) == ["0.1", "0.2", "0.4"]
+
+
 def test_ticks_of_many_values_are_round() -> None:
     draw = random.Random(0)
     rates = Scale.of([10 ** draw.uniform(-4, -1) for _ in range(50)], logarithmic=True)
