@@ -26,6 +26,7 @@ SMALL: Mapping[str, object] = {
     "data.held_out": 2,
     "tokenizer.base_channels": 4,
     "tokenizer.channel_multipliers": [1, 1, 1],
+    "tokenizer.stem_halvings": 0,
     "tokenizer.keep_ratio": 0.75,
     "tokenizer.scorer_widths": [4, 4],
     "tokenizer.samples": 4,
