@@ -33,6 +33,7 @@ DEFAULTS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with its own, Tune returns from Ctrl-C as if all were well
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone unless the user asks for it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours says the same once
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of what MLflow has
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints of a worker would appear twice
 }
 

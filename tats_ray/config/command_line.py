@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -18,6 +17,7 @@ from tats_ray.config.files import read_run
 from tats_ray.config.overrides import ConfigError, R, change, knobs, parse_override
 from tats_ray.config.run import Run, TrainRun
 from tats_ray.interruption import Terminated, terminable
+from tats_ray.mirror import path_of
 from tats_ray.tracking.store import without_credentials
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
@@ -31,7 +31,7 @@ def make_parser(description: str, recipes: Recipes, *, default: str) -> argparse
     start.add_argument(
         "--recipe", metavar="NAME", default=default, help=f"named run to start from (default: {default})"
     )
-    start.add_argument("--config", metavar="FILE", type=Path, help="YAML of a run, instead of a recipe")
+    start.add_argument("--config", metavar="FILE", help="path or URI of a run's YAML, instead of a recipe")
     return parser
 
 
@@ -61,7 +61,7 @@ def resolve(arguments: argparse.Namespace, recipe: Callable[[str], R], kind: typ
     Raises:
         ConfigError: An unknown recipe or knob, an unreadable file, or a value that breaks a rule.
     """
-    run = recipe(arguments.recipe) if arguments.config is None else read_run(arguments.config, kind)
+    run = recipe(arguments.recipe) if arguments.config is None else read_run(path_of(arguments.config), kind)
     return change(run, [parse_override(text) for text in arguments.overrides])
 
 

@@ -25,10 +25,10 @@ def read_run(path: Path, kind: type[R] = TrainRun) -> R:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {where(path)} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"--config {where(path)} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"--config {path} must hold settings by name, got {type(tree).__name__}")
+        raise ConfigError(f"--config {where(path)} must hold settings by name, got {type(tree).__name__}")
     try:
         return validated(tree, kind)
     except ConfigError as error:
-        raise ConfigError(f"--config {path}: {error}") from error
+        raise ConfigError(f"--config {where(path)}: {error}") from error

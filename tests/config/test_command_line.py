@@ -50,6 +50,13 @@ def test_a_run_is_composed_from_recipe_or_file_and_overrides(tmp_path: Path) -> 
     assert from_file == recipe("videomae-base").model_copy(update={"seed": 3})
 
 
+def test_a_file_may_lie_in_a_store(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(to_yaml(recipe("videomae-base")))
+    assert parsed("--config", f"local://{tmp_path}/run.yaml") == recipe("videomae-base")
+    with pytest.raises(ConfigError, match=f"--config local://{tmp_path}/no.yaml cannot be read"):
+        parsed("--config", f"local://{tmp_path}/no.yaml")
+
+
 def test_a_recipe_beside_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         parsed("--recipe", "tats-base", "--config", str(tmp_path / "run.yaml"))

@@ -129,7 +129,7 @@ def browser(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
         "--disable-component-update",
         "--disable-sync",
         "--disable-dev-shm-usage",
-        "--window-size=1600,1000",
+        "--window-size=1600,1300",
         f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(flag)
