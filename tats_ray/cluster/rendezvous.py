@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -34,7 +35,7 @@ class LoopbackConfig(TorchConfig):
 class _LoopbackBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         on_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        file = worker_group.execute_single(0, _new_file)
+        self._file = worker_group.execute_single(0, _new_file)
         worker_group.execute(_set_torch_distributed_env_vars)
         worker_group.execute(_stay_on_loopback)
         begun = [
@@ -44,16 +45,22 @@ class _LoopbackBackend(_TorchBackend):
                 backend=backend_config.backend or ("nccl" if on_gpu else "gloo"),
                 world_rank=rank,
                 world_size=len(worker_group),
-                init_method=f"file://{file}",
+                init_method=f"file://{self._file}",
                 timeout_s=backend_config.timeout_s,
             )
             for rank in range(len(worker_group))
         ]
         ray.get(begun)
 
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:  # on this machine too; torch removes it only where all workers leave in peace
+            Path(self._file).unlink(missing_ok=True)
+
 
 def _new_file() -> str:
-    """Return an empty file, which is good for one group: torch removes it when the last of its workers leaves."""
+    """Return an empty file, which is good for one group."""
     number, name = tempfile.mkstemp(prefix=f"tats_ray_workers_{os.getpid()}_")
     os.close(number)
     return name

@@ -1,8 +1,8 @@
 """A run on a Ray cluster of several nodes, all on this machine, of which some go and come; see ``test_nodes.py``.
 
 ``nodes_run.py RUN FOLDER``: trains the run of the JSON file RUN on two nodes for training beside one that only decodes.
-Its driver, on a head without CPUs, acts when a step is reached: kills a worker, takes a node away, adds another. The
-processes that train note their clips below FOLDER (``killing.py``).
+Its driver acts when a step is reached: kills a worker, takes a node away, adds another. The processes that train note
+their clips below FOLDER (``killing.py``).
 """
 
 import json
@@ -92,7 +92,8 @@ def happen(cluster: Cluster, nodes: list[Any], folder: Path) -> None:
     victim = reached(folder, KILL_AT, workers=2)[0]
     (folder / f"happened_{KILL_AT}").touch()
     os.kill(victim["pid"], signal.SIGKILL)
-    lost = reached(folder, REMOVE_AT, workers=2)[0]
+    mine = ray.get_runtime_context().get_node_id()  # whose loss would end this driver
+    lost = next(note for note in reached(folder, REMOVE_AT, workers=2) if note["node"] != mine)
     (node,) = (node for node in nodes if node.node_id == lost["node"])
     (folder / f"happened_{REMOVE_AT}").touch()
     cluster.remove_node(node, allow_graceful=False)
