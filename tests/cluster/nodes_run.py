@@ -98,6 +98,7 @@ def happen(cluster: Cluster, nodes: list[Any], folder: Path) -> None:
     (folder / f"happened_{REMOVE_AT}").touch()
     cluster.remove_node(node, allow_graceful=False)
     reached(folder, ADD_AT, workers=1)
+    cluster._shutdown_at_exit = False  # by signals, which only the main thread may take; cluster.shutdown() will do
     cluster.add_node(**TRAINER)
     (folder / f"happened_{ADD_AT}").touch()
 
