@@ -43,12 +43,11 @@ def main(path: Path, folder: Path) -> None:
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
         start_ray()
-        trainer = train._worker
 
         def noting(config: dict[str, Any]) -> None:
             """Runs in a worker's process: notes its clips, its node and its process, and waits for what is to come."""
             watch(folder)
-            trainer(config)
+            train._worker(config)  # of that process, whose own it is: only this one has another in its place
 
         train._worker = noting
         threading.Thread(target=happen, args=(cluster, nodes, folder), daemon=True).start()
