@@ -33,6 +33,9 @@ class LoopbackConfig(TorchConfig):
 
 
 class _LoopbackBackend(_TorchBackend):
+    _file: str | None = None
+    """Where the workers meet; none before they do, or where they were lost before it."""
+
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         on_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         self._file = worker_group.execute_single(0, _new_file)
@@ -56,7 +59,8 @@ class _LoopbackBackend(_TorchBackend):
         try:
             super().on_shutdown(worker_group, backend_config)
         finally:  # on this machine too; torch removes it only where all workers leave in peace
-            Path(self._file).unlink(missing_ok=True)
+            if self._file is not None:
+                Path(self._file).unlink(missing_ok=True)
 
 
 def _new_file() -> str:

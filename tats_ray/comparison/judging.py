@@ -130,20 +130,17 @@ def _contrasts(comparison: Comparison, plan: Plan, scores: Scores) -> Iterator[C
                     for arm in comparison.arms:
                         if arm.name in comparison.references[: number + 1]:  # itself, or told the other way round
                             continue
-                        told = budget == "flops" and not _cut(plan, arm.name, ratio) | _cut(plan, reference, ratio)
+                        cut = _cut(plan, arm.name, ratio) or _cut(plan, reference, ratio)
                         pairs = _pairs(scored, arm.name, reference)
-                        if pairs and not told:
+                        if pairs and (cut or budget == "clips"):
                             interval = paired_interval(pairs)
                             yield Contrast(arm.name, reference, ratio, budget, metric, interval, verdict(interval))
 
 
 def _cut(plan: Plan, arm: str, ratio: float) -> bool:
     """Whether an arm has runs of its own at equal FLOPs."""
-    runs = {
-        budget: {entry.run for entry in _entries(plan, ratio=ratio, budget=budget) if entry.arm == arm}
-        for budget in ("clips", "flops")
-    }
-    return runs["clips"] != runs["flops"]
+    entries = (entry for entry in _entries(plan, ratio=ratio, budget="flops") if entry.arm == arm)
+    return any(plan.runs[entry.run].stage == "cut" for entry in entries)
 
 
 def _pairs(scored: Mapping[str, Cell], arm: str, reference: str) -> list[float]:
