@@ -49,7 +49,15 @@ class Begun:
     def told(self) -> Sweep:
         """What its trials are told."""
         plan = self.plan
-        return Sweep(plan.name, self.journal.folder, self.base, self.space.metric, plan.starts, self.handle.run_id)
+        return Sweep(
+            plan.name,
+            self.journal.folder,
+            self.base,
+            self.space.metric,
+            plan.starts,
+            self.handle.run_id,
+            decides=plan.options.scheduler != "none",
+        )
 
 
 def begin(space: SearchSpace, run: TrainRun, options: Options) -> Begun:
