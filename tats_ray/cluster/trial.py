@@ -22,8 +22,9 @@ from tats_ray.cluster.train import fit
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare
-from tats_ray.mirror import read_text, send, where
+from tats_ray.mirror import read_text, send
 from tats_ray.run_folder import is_held, read_status
 from tats_ray.sweeping.journal import Journal, Planned, Segment
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
