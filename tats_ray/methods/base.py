@@ -59,6 +59,7 @@ class Snapshot:
     grid: TokenGrid
     random_idx: np.ndarray  # [visible], drawn uniformly from the same clocks
     visible_idx: np.ndarray  # [visible], as the method draws them
+    target_idx: np.ndarray | None  # [targets], what the decoder predicts in training; None for all hidden tokens
     probability: np.ndarray | None  # [tokens]; None for a fixed rule
     prediction: np.ndarray | None  # uint8 video: predicted patches alone, in normalised units around grey
     restored: np.ndarray | None  # uint8 video: predictions with the true patch statistics, visible patches as they are

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
+from tats_ray.masking.all_hidden import AllHidden
 from tats_ray.masking.draws import TARGETS, Scores, exponential_clocks
 from tats_ray.masking.fixed import random_tokens
 from tats_ray.masking.importance import Importance
@@ -207,7 +208,7 @@ class MaskedAutoencoding:
 
     @torch.no_grad()
     def snapshot(self, held_out: HeldOut) -> Snapshot:
-        """Return the first held-out clip, its random and its drawn tokens, and its reconstruction."""
+        """Return the first held-out clip, its random, drawn and predicted tokens, and its reconstruction."""
         batch, clocks = held_out.batch.take(torch.arange(1, device=held_out.clocks.device)), held_out.clocks[:1]
         pixels = self.prediction.shows_pixels
         patches = patchify(batch.video, self.grid)
@@ -218,8 +219,9 @@ class MaskedAutoencoding:
         with self._evaluating():
             scores = self.scores(patches, None if mover is None else mover[:1])
             importance = None if self.importance is None else self.importance(batch, patches)
-            visible_idx, _ = self.planner.visible(scores, clocks, importance)
-            for target_idx, prediction in self.hidden_in_parts(patches, visible_idx, clocks) if pixels else ():
+            noise = exponential_clocks((1, self.grid.num_tokens + 1), seed=0, step=TARGETS, device=clocks.device)
+            plan = self.planner.plan(scores, clocks, importance=importance, target_clocks=noise)
+            for target_idx, prediction in self.hidden_in_parts(patches, plan.visible_idx, clocks) if pixels else ():
                 where = target_idx[:, :, None].expand_as(prediction)
                 alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
                 restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
@@ -227,7 +229,8 @@ class MaskedAutoencoding:
             video=batch.video[0].cpu().numpy(),
             grid=self.grid,
             random_idx=random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values[0].cpu().numpy(),
-            visible_idx=visible_idx[0].cpu().numpy(),
+            visible_idx=plan.visible_idx[0].cpu().numpy(),
+            target_idx=None if isinstance(self.planner.target, AllHidden) else plan.target_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
             prediction=_picture(alone, self.grid, tubelet_size=tubelet_size) if pixels else None,
             restored=_picture(restored, self.grid, tubelet_size=tubelet_size) if pixels else None,

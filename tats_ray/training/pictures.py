@@ -41,16 +41,17 @@ def rebuilt_rows(snapshot: RebuiltSnapshot) -> dict[str, Video]:
 
 
 def token_rows(snapshot: Snapshot) -> dict[str, Video]:
-    """Return the clip, random tokens, and the sampler's tokens and probabilities."""
+    """Return the clip, random tokens, the sampler's tokens and probabilities, and which tokens the decoder predicts."""
     video, grid = snapshot.video, snapshot.grid
     rows = {"clip": video, "random tokens": show_tokens(video, snapshot.random_idx, grid)}
     if snapshot.probability is None:
-        return {**rows, "visible tokens": show_tokens(video, snapshot.visible_idx, grid)}
-    return {
-        **rows,
-        "drawn tokens": show_tokens(video, snapshot.visible_idx, grid),
-        "probability": heat_overlay(video, snapshot.probability, grid),
-    }
+        rows["visible tokens"] = show_tokens(video, snapshot.visible_idx, grid)
+    else:
+        rows["drawn tokens"] = show_tokens(video, snapshot.visible_idx, grid)
+        rows["probability"] = heat_overlay(video, snapshot.probability, grid)
+    if snapshot.target_idx is not None:
+        rows["predicted tokens"] = show_tokens(video, snapshot.target_idx, grid)
+    return rows
 
 
 def reconstruction_rows(snapshot: Snapshot) -> dict[str, Video]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from tats_ray.masking.fixed import RandomConfig, TubeConfig
 from tats_ray.masking.frame_difference import FrameDifferenceConfig
 from tats_ray.masking.importance import ChangeConfig, NoImportanceConfig
 from tats_ray.masking.important import ImportantConfig
+from tats_ray.masking.motion import frame_difference
 from tats_ray.masking.oracle import OracleConfig
 from tats_ray.masking.plan import MaskPlan
 from tats_ray.masking.pool import PoolConfig, PoolRestConfig
@@ -43,6 +45,8 @@ from tats_ray.nn.patches import patchify
 from tats_ray.rl.policy_gradient import hidden_token_loss
 from tats_ray.rl.ppo import PPOConfig
 from tats_ray.rl.rollout import hiding_weight
+from tats_ray.tracking.overlays import show_tokens
+from tats_ray.training.pictures import token_rows
 from tats_ray.training.stepper import GradientStepper
 
 Batches = Callable[..., ClipBatch]
@@ -293,3 +297,19 @@ def as_important(batch: ClipBatch, patches: torch.Tensor, plan: MaskPlan, method
     if (plan.target_weight == 1).all():
         rank = rank.scatter(1, plan.visible_idx, -1.0)
     return rank.gather(1, plan.target_idx) >= rank.sort(1, descending=True).values[:, 11:12]
+
+
+def test_a_picture_shows_which_tokens_are_predicted(method_of: Methods, make_batch: Batches, grid: TokenGrid) -> None:
+    batch = make_batch(range(2))
+    held_out = HeldOut(batch, exponential_clocks((2, grid.num_tokens), seed=0, step=0, device=torch.device("cpu")), {})
+    assert method_of(masking(RandomConfig(), AllHiddenConfig())).snapshot(held_out).target_idx is None
+    every = method_of(masking(RandomConfig(), ImportantConfig(top_share=0.2, random_share=0.3, mode="overlap")))
+    shot = every.snapshot(held_out)
+    assert shot.target_idx is not None
+    top, drawn = int(0.2 * grid.num_tokens), int(0.3 * grid.num_tokens)
+    most = frame_difference(batch.video[:1], grid)[0].argsort(descending=True)[:top]
+    assert set(most.tolist()) <= set(shot.target_idx.tolist())
+    assert len(set(shot.target_idx.tolist())) == top + drawn
+    rows = token_rows(shot)
+    assert list(rows)[-1] == "predicted tokens"
+    np.testing.assert_array_equal(rows["predicted tokens"], show_tokens(shot.video, shot.target_idx, grid))

@@ -33,6 +33,7 @@ def make_look(
         grid=GRID,
         random_idx=np.array([0, 5]),
         visible_idx=np.array([1, 6]),
+        target_idx=None,
         probability=np.linspace(0.05, 0.2, 8) if policy else None,
         prediction=255 - video,
         restored=video // 2,
