@@ -210,11 +210,12 @@ def test_a_tokenizer_that_was_changed_is_refused(tmp_path: Path, save_run: Any, 
 
 
 def test_a_clip_in_the_middle_is_one_of_the_keys(encode: Callable[..., int], manifest: Path, tmp_path: Path) -> None:
-    """The clip that validation looks at, where one clip a video is encoded."""
-    assert encode(tmp_path / "codes", "data.segments=1", "data.crops=1", "data.flip=false") == 0
+    """The clip that validation looks at, where one clip a video is encoded, as it is and mirrored."""
+    assert encode(tmp_path / "codes", "data.segments=1", "data.crops=1") == 0
     cache, video = CodeCache.open(tmp_path / "codes", clip=CLIP), record(manifest, 1)
-    middle = load_center_clip(video, CLIP)
-    assert cache.cuts(video) == [Cut(3.0, middle.crop, False)]
+    plain = Cut(3.0, load_center_clip(video, CLIP).crop, False)
+    assert cache.cuts(video) == [plain, replace(plain, flip=True)]
+    assert cache.middle(video) == plain
     assert json.loads((tmp_path / "codes" / ABOUT).read_text())["manifest"] == Manifest.read(manifest).hash
 
 
