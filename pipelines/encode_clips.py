@@ -18,11 +18,11 @@ from rich.progress import Progress
 
 from tats_ray.config.command_line import ended, knobs_parser, parse
 from tats_ray.config.overrides import ConfigError, parse_override
+from tats_ray.copies import MirrorError, path_of
 from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.part_files import PartError
 from tats_ray.encoding import EncodingConfig, FrozenTokenizer, encode_here, plan
-from tats_ray.mirror import MirrorError, path_of
 from tats_ray.probing.config import changed
 from tats_ray.training.state import CheckpointError
 

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from tats_ray.config.command_line import ended, knobs_parser, parse
 from tats_ray.config.overrides import ConfigError, parse_override
+from tats_ray.copies import MirrorError, path_of, where
 from tats_ray.data.manifest import Manifest, ManifestError
 from tats_ray.data.part_files import PartError
-from tats_ray.mirror import MirrorError, path_of, where
 from tats_ray.probing.config import TASKS, EvaluationConfig, changed, tasks_of
 from tats_ray.probing.evaluate import FEATURES, evaluate, prepare
 from tats_ray.probing.features import Extract, extract_here

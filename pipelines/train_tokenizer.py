@@ -5,8 +5,8 @@ import sys
 from tats_ray.cluster.train_command import add_options, run_command
 from tats_ray.config.command_line import make_parser, parse, resolve
 from tats_ray.config.tokenizer_run import TokenizerRun
+from tats_ray.copies import where
 from tats_ray.driver import Outcome
-from tats_ray.mirror import where
 from tats_ray.recipes import TOKENIZER_RECIPES, tokenizer_recipe
 from tats_ray.training.state import checkpoint_identity, latest_checkpoint
 

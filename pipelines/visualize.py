@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tats_ray.config.command_line import ended
 from tats_ray.config.overrides import ConfigError
+from tats_ray.copies import path_of
 from tats_ray.data.manifest import ManifestError
 from tats_ray.data.source import DecodeError
-from tats_ray.mirror import path_of
 from tats_ray.training.state import CheckpointError
 from tats_ray.viewing.album import Album, make_album
 from tats_ray.viewing.look import is_checkpoint

@@ -19,7 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem
 
-from tats_ray.mirror import MirrorError, listed, store_of, where
+from tats_ray.copies import MirrorError, store_of, where
+from tats_ray.mirror import listed
 
 _logger = logging.getLogger(__name__)
 

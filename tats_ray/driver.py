@@ -22,6 +22,7 @@ from tats_ray.config.files import read_run, to_yaml
 from tats_ray.config.labels import describe_run, run_tags
 from tats_ray.config.overrides import ConfigError, R, flatten
 from tats_ray.config.run import Run
+from tats_ray.copies import MirrorError, path_of, uri_of, where
 from tats_ray.data.cache import frames_gib
 from tats_ray.data.code_rows import CodesError
 from tats_ray.data.lengths import check_lengths
@@ -31,7 +32,7 @@ from tats_ray.data.places import is_uri
 from tats_ray.data.synthetic import require_truth
 from tats_ray.endings import end_in, handle_of
 from tats_ray.interruption import politely, recorded, terminable
-from tats_ray.mirror import MirrorError, check, path_of, read_text, uri_of, where, write_text
+from tats_ray.mirror import check, read_text, write_text
 from tats_ray.run_codes import with_codes
 from tats_ray.run_folder import abandoned, alone, new_folder, read_status, write_status, writing
 from tats_ray.tracking.base import DatasetRecord, RunHandle, TrackingError

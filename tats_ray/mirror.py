@@ -1,15 +1,13 @@
-"""Results at a URI: folders of this machine that are copies of what lies in an object store.
+"""Files of results, on the disk or in an object store of which a folder of this machine is a copy.
 
-``s3://bucket/results/tiny/0001`` has its copy at ``~/.cache/tats_ray/s3%3A%2F%2Fbucket/results/tiny/0001``. A path says
-by itself of what it is a copy, on every machine, so whoever has one needs to be told nothing more; for any other path
-all functions here do what they say on the disk alone. The store has the truth: small files are read from it, never from
-the copy. What is hidden (a name that begins with a dot) stays on its machine.
+For a path that is no copy (:mod:`tats_ray.copies`) all functions here do what they say on the disk alone. The store has
+the truth: small files are read from it, never from the copy. What is hidden (a name that begins with a dot) stays on
+its machine.
 
-The functions raise :class:`MirrorError`, an ``OSError``, where a disk would raise one.
+The functions raise :class:`~tats_ray.copies.MirrorError`, an ``OSError``, where a disk would raise one.
 """
 
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -17,12 +15,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
-from tats_ray.data.places import PlaceError, filesystem, is_uri, whole
+from tats_ray.copies import MirrorError, store_of, truth_of, where
+from tats_ray.data.places import whole
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,65 +30,13 @@ WAITS = (1.0, 4.0, 16.0)
 CHUNK_BYTES = 8 * 2**20
 
 
-class MirrorError(OSError):
-    """A store does not do what was asked of it; the message names the URI, and holds no credentials."""
-
-
-def path_of(place: str) -> Path:
-    """Return the folder or file of this machine for a path or URI, which need not be there.
-
-    Raises:
-        MirrorError: The URI holds a password, which would end up in the names of folders.
-    """
-    place = os.path.expanduser(place.removeprefix("file://"))
-    if not is_uri(place):
-        return Path(place)
-    parts = urlsplit(place)
-    if parts.password is not None:
-        hidden = place.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1)
-        raise MirrorError(
-            f"{hidden} was given with a password, which would stand in names of folders and in logs; give it by the "
-            f"environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    root = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
-    return _copies() / quote(root, safe="") / parts.path.strip("/")
-
-
-def uri_of(path: Path) -> str | None:
-    """Return the URI that a path is the copy of; None for a folder of this machine."""
-    split = _split(path)
-    if split is None:
-        return None
-    root, inner = split
-    address, separator, query = root.partition("?")
-    return f"{address}/{inner}{separator}{query}"
-
-
-def where(path: Path) -> str:
-    """Name a place for people and records: the URI that a path is a copy of, or the path."""
-    return uri_of(path) or str(path)
-
-
-def store_of(path: Path) -> tuple[FileSystem, str] | None:
-    """Return the filesystem that a path is a copy of, and its name there; None for a folder of this machine.
-
-    Raises:
-        MirrorError: The kind of URI is unknown, or its package is missing.
-    """
-    split = _split(path)
-    if split is None:
-        return None
-    files, base = _filesystem(split[0])
-    return files, f"{base.rstrip('/')}/{split[1]}"
-
-
 def read_text(path: Path) -> str:
     """Read a small file.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    there = _there(path)
+    there = truth_of(path)
     if there is None:
         return path.read_text()
     files, name = there
@@ -116,7 +62,7 @@ def write_text(path: Path, text: str, *, insist: bool = True) -> None:
     if insist:
         send(path)
         return
-    there = _there(path)
+    there = truth_of(path)
     if there is not None:
         try:
             _put(path, *there)
@@ -126,13 +72,13 @@ def write_text(path: Path, text: str, *, insist: bool = True) -> None:
 
 def exists(path: Path) -> bool:
     """Tell whether a file or a folder is there."""
-    there = _there(path)
+    there = truth_of(path)
     return path.exists() if there is None else _info(*there, path).type != FileType.NotFound
 
 
 def listed(folder: Path, *, depth: int = 1) -> list[PurePosixPath]:
     """Return what lies in a folder, and below it down to a depth, hidden things left out; nothing without a folder."""
-    there = _there(folder)
+    there = truth_of(folder)
     if there is None:
         found = [PurePosixPath(path.relative_to(folder)) for path in _walked(folder, depth)]
     else:
@@ -150,11 +96,11 @@ def send(path: Path, *, last: str | None = None) -> None:
         path: On this machine.
         last: Name of the file of a folder that is sent when the others are there.
     """
-    if _there(path) is None or not path.exists():
+    if truth_of(path) is None or not path.exists():
         return
     found = [path] if path.is_file() else [file for file in _walked(path, None) if file.is_file()]
     for file in sorted(found, key=lambda file: (file.name == last, file)):
-        there = _there(file)
+        there = truth_of(file)
         if there is not None:
             _tried(f"{where(file)} cannot be written", lambda file=file, there=there: _put(file, *there))
 
@@ -166,7 +112,7 @@ def fetch(path: Path, *, last: str | None = None) -> bool:
         path: On this machine.
         last: Name of the file of a folder that is brought when the others are there.
     """
-    there = _there(path)
+    there = truth_of(path)
     if there is None:
         return path.exists()
     files, name = there
@@ -194,7 +140,7 @@ def remove(path: Path, *, first: str | None = None) -> None:
         path: Of the folder.
         first: Name of the file that goes before the others.
     """
-    there = _there(path)
+    there = truth_of(path)
     if there is not None:
         files, name = there
 
@@ -228,47 +174,6 @@ def check(root: Path) -> None:
         files.delete_file(probe)
     except (OSError, pa.ArrowException) as error:
         raise MirrorError(f"{where(root)} does not take a file and give it back: {error}") from error
-
-
-def _copies() -> Path:
-    """Return the folder of all copies."""
-    given = os.environ.get("TATS_COPIES")
-    cached = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given).absolute() if given else Path(cached).absolute() / "tats_ray"
-
-
-def _split(path: Path) -> tuple[str, str] | None:
-    """Return the scheme and host of the URI that a path is the copy of, and what follows."""
-    for place, part in enumerate(path.parts):
-        root = unquote(part) if "%3A%2F%2F" in part else ""
-        if is_uri(root):
-            return root, "/".join(path.parts[place + 1 :])
-    return None
-
-
-def _there(path: Path) -> tuple[FileSystem, str] | None:
-    """Return the store that has the truth about a path, and its name there; None where that is this machine."""
-    split = _split(path)
-    if split is None or any(part.startswith(".") for part in split[1].split("/")):
-        return None
-    return store_of(path)
-
-
-@cache
-def _filesystem(root: str) -> tuple[FileSystem, str]:
-    """Return the filesystem of a URI's scheme and host, by pyarrow or else fsspec, and where it begins there."""
-    try:
-        return FileSystem.from_uri(root)
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise MirrorError(f"{root}: {error}") from error
-    except (OSError, pa.ArrowException) as error:
-        raise MirrorError(f"{root} cannot be opened: {error}") from error
-    try:
-        files, base = filesystem(root)
-    except PlaceError as error:
-        raise MirrorError(str(error)) from error
-    return PyFileSystem(FSSpecHandler(files)), base
 
 
 def _tried(what: str, request: Callable[[], T]) -> T:

@@ -6,11 +6,11 @@ from tats_ray.config.error import ConfigError
 from tats_ray.config.overrides import R
 from tats_ray.config.run import Run, TrainRun
 from tats_ray.config.tokenizer_run import read_tokenizer
+from tats_ray.copies import path_of, where
 from tats_ray.data.codes import CodeCache
 from tats_ray.data.manifest import Manifest
 from tats_ray.masking.tokenizer_importance import CachedImportanceConfig, TokenizerImportanceConfig
 from tats_ray.methods.targets import CodesConfig
-from tats_ray.mirror import path_of, where
 from tats_ray.training.state import latest_checkpoint
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from tats_ray.claims import leased, new_number, next_number
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import Run
-from tats_ray.mirror import read_text, remove, where, write_text
+from tats_ray.copies import where
+from tats_ray.mirror import read_text, remove, write_text
 from tats_ray.tracking.base import RunHandle
 
 

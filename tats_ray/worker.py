@@ -13,6 +13,7 @@ import torch
 from tats_ray.config.error import ConfigError
 from tats_ray.config.run import Run, TrainRun
 from tats_ray.config.tokenizer_run import read_tokenizer
+from tats_ray.copies import path_of
 from tats_ray.data.cache import CachingDecoder
 from tats_ray.data.guard import GuardedDecoder
 from tats_ray.data.loader import ShareSpec, StepShare, threaded_shares
@@ -23,7 +24,7 @@ from tats_ray.masking.tats import TATSConfig
 from tats_ray.masking.tokenizer_importance import TokenizerImportance, TokenizerImportanceConfig
 from tats_ray.methods.base import Method
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
-from tats_ray.mirror import path_of, send, write_text
+from tats_ray.mirror import send, write_text
 from tats_ray.tracking.base import NullTracker, RunHandle, Tracker
 from tats_ray.tracking.mlflow import MlflowTracker
 from tats_ray.tracking.progress import ProgressBar, ProgressState

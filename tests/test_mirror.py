@@ -10,9 +10,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tats_ray import claims, mirror
+from tats_ray import claims, copies, mirror
 from tats_ray.claims import leased, new_number
-from tats_ray.mirror import MirrorError, path_of, uri_of, where
+from tats_ray.copies import MirrorError, path_of, uri_of, where
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ class Faulty(MemoryFileSystem):
 def faulty() -> Iterator[Path]:
     """A folder of results in a store that refuses what ``Faulty.refuse`` says."""
     fsspec.register_implementation("faulty", Faulty, clobber=True)
-    mirror._filesystem.cache_clear()
+    copies._filesystem.cache_clear()
     yield path_of(f"faulty://{uuid.uuid4().hex}/results")
     Faulty.refuse = staticmethod(lambda path: False)
     Faulty.opened.clear()
@@ -205,7 +205,7 @@ def test_numbers_count_on_and_are_had_once(root: Path) -> None:
 def test_a_number_that_another_machine_wants_at_the_same_time_is_left(
     far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, name = mirror.store_of(far / "tiny" / "0001")  # type: ignore[misc]
+    files, name = copies.store_of(far / "tiny" / "0001")  # type: ignore[misc]
     put = claims._put
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
@@ -228,7 +228,7 @@ def test_a_name_is_held_until_the_block_ends(root: Path, monkeypatch: pytest.Mon
             monkeypatch.setattr(claims, "_machine", lambda folder: "another")
             with leased(root / ".locks" / "tiny.lease", wait=False) as second:
                 assert not second
-            store = mirror.store_of(root / ".locks" / "tiny.lease")
+            store = copies.store_of(root / ".locks" / "tiny.lease")
             assert store is not None
             assert len(claims._objects(*store)) == 1  # who did not get it takes its own back
     with leased(root / ".locks" / "tiny.lease", wait=False) as held:
@@ -245,7 +245,7 @@ def test_a_holder_that_is_alive_is_told_from_one_that_is_gone(far: Path, monkeyp
             patch.setattr(claims, "_machine", lambda folder: "another")
             with leased(name) as held:
                 assert not held
-    files, there = mirror.store_of(name)  # type: ignore[misc]
+    files, there = copies.store_of(name)  # type: ignore[misc]
     claims._put(files, f"{there}/of_one_that_was_killed", 3)
     monkeypatch.setattr(claims, "GONE_SECONDS", 0.3)
     with leased(name) as held:
@@ -255,7 +255,7 @@ def test_a_holder_that_is_alive_is_told_from_one_that_is_gone(far: Path, monkeyp
 
 def test_what_this_machine_left_behind_is_its_own_again(far: Path) -> None:
     name = far / ".locks" / "tiny.lease"
-    store = mirror.store_of(name)
+    store = copies.store_of(name)
     assert store is not None
     claims._put(store[0], f"{store[1]}/{claims._machine(name)}", 7)
     with leased(name, wait=False) as held:

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tats_ray import claims, mirror
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import MirrorError, path_of, where
 from tats_ray.driver import RunFailedError, conduct
-from tats_ray.mirror import MirrorError, path_of, where
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.run_folder import alone, read_status
 from tats_ray.tracking.progress import ProgressState

@@ -28,10 +28,11 @@ from tats_ray.comparison.report import Report, write_report
 from tats_ray.config.labels import describe_comparison
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.data.manifest import Manifest
 from tats_ray.driver import conduct, find_finished, prepare
 from tats_ray.interruption import Ending, recorded, terminable
-from tats_ray.mirror import exists, read_text, send, where, write_text
+from tats_ray.mirror import exists, read_text, send, write_text
 from tats_ray.probing.config import EvaluationConfig, tasks_of
 from tats_ray.probing.evaluate import evaluate
 from tats_ray.probing.frozen import FrozenEncoder

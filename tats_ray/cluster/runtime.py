@@ -17,7 +17,8 @@ from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tats_ray.config.error import ConfigError
-from tats_ray.mirror import MirrorError, exists, remove, store_of, write_text
+from tats_ray.copies import MirrorError, store_of
+from tats_ray.mirror import exists, remove, write_text
 
 CONNECT_SECONDS = 5.0
 """Until a cluster's head must take a connection; Ray itself would wait for two minutes."""

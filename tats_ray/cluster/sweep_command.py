@@ -15,9 +15,9 @@ from tats_ray.cluster.tune import SweepResult, sweep
 from tats_ray.config.command_line import ended, make_parser, parse, resolve
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.data.synthetic import SyntheticConfig, make_videos
 from tats_ray.driver import RUN_ERRORS, RunFailedError, results_root
-from tats_ray.mirror import where
 from tats_ray.recipes import RECIPES, recipe
 from tats_ray.sweeping.journal import Options
 from tats_ray.sweeping.ranking import Ranking

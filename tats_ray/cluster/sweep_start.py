@@ -21,8 +21,9 @@ from tats_ray.config.error import ConfigError
 from tats_ray.config.labels import describe_sweep
 from tats_ray.config.overrides import change, flatten, validated
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.driver import FREE_TO_CHANGE, conduct, prepare
-from tats_ray.mirror import exists, listed, where
+from tats_ray.mirror import exists, listed
 from tats_ray.run_folder import abandoned, new_folder, read_status, write_status
 from tats_ray.sweeping.acting import why_it_cannot_act
 from tats_ray.sweeping.fitting import why_it_cannot_fit
@@ -49,7 +50,15 @@ class Begun:
     def told(self) -> Sweep:
         """What its trials are told."""
         plan = self.plan
-        return Sweep(plan.name, self.journal.folder, self.base, self.space.metric, plan.starts, self.handle.run_id)
+        return Sweep(
+            plan.name,
+            self.journal.folder,
+            self.base,
+            self.space.metric,
+            plan.starts,
+            self.handle.run_id,
+            decides=plan.options.scheduler != "none",
+        )
 
 
 def begin(space: SearchSpace, run: TrainRun, options: Options) -> Begun:

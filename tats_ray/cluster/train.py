@@ -22,9 +22,10 @@ from tats_ray.cluster.rendezvous import torch_config
 from tats_ray.cluster.runtime import machines_without, node_resources, ray_storage, start_ray
 from tats_ray.config.overrides import ConfigError
 from tats_ray.config.run import ClusterConfig, Run
+from tats_ray.copies import where
 from tats_ray.driver import RunFailedError
 from tats_ray.interruption import Stopped, stop_asked
-from tats_ray.mirror import where, write_text
+from tats_ray.mirror import write_text
 from tats_ray.run_folder import writing
 from tats_ray.tracking.progress import ProgressBar, ProgressState
 from tats_ray.tracking.store import without_credentials

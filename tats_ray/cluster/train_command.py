@@ -16,8 +16,9 @@ from rich.table import Table
 from tats_ray.config.command_line import ended
 from tats_ray.config.files import to_yaml
 from tats_ray.config.run import Run
+from tats_ray.copies import where
 from tats_ray.driver import RUN_ERRORS, Launch, Outcome, RunFailedError, conduct
-from tats_ray.mirror import read_text, where
+from tats_ray.mirror import read_text
 from tats_ray.tracking.store import ui_command, without_credentials
 from tats_ray.worker import LEDGER, describe
 

@@ -1,4 +1,4 @@
-"""One trial of a sweep: a run like any other, which trains inside Tune's actor and meets Tune at its checkpoints."""
+"""One trial of a sweep: a run like any other, which trains inside Tune's actor under its schedulers."""
 
 import json
 import math
@@ -22,8 +22,9 @@ from tats_ray.cluster.train import fit
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.driver import Outcome, RunFailedError, conduct, find_finished, prepare
-from tats_ray.mirror import read_text, send, where
+from tats_ray.mirror import read_text, send
 from tats_ray.run_folder import is_held, read_status
 from tats_ray.sweeping.journal import Journal, Planned, Segment
 from tats_ray.tracking.mlflow import MlflowTracker, tag_run
@@ -46,6 +47,8 @@ class Sweep:
     starts: Mapping[str, str | None]
     """Checkpoint to start from, by seed."""
     parent_run_id: str
+    decides: bool
+    """Whether a scheduler decides at checkpoints what becomes of a trial."""
 
 
 def trial_run(sweep: Sweep, planned: Planned) -> TrainRun:
@@ -94,7 +97,8 @@ class TrialContext(LocalContext):
 class SweepTrial(tune.Trainable):
     """Trains up to the next checkpoint in each of Tune's steps, so that a scheduler can stop, pause or clone it.
 
-    A run of several workers trains to its end in one step, in a TorchTrainer of its own. ``config["trial"]`` holds
+    Where none decides, it trains to its end in one step, and a run of several workers always does, in a TorchTrainer
+    of its own. ``config["trial"]`` holds
     knobs and seed, and Tune's name of a trial is ours. What ends a run by its own fault is the last report, under
     ``failed``, and not an exception: Tune would try it again. So an exception, or a lost process, means that another
     try may help; it goes on from the run's last checkpoint.
@@ -114,7 +118,7 @@ class SweepTrial(tune.Trainable):
         return True
 
     def step(self) -> Report:
-        """Train up to the next checkpoint, or to the end."""
+        """Train up to the next checkpoint where a scheduler decides, else to the end."""
         self._last = self._meeting.advance()
         return self._last
 
@@ -203,7 +207,7 @@ class SweepTrial(tune.Trainable):
                     )
                 )
 
-        train_here(launch, TrialContext(device(), ask=ask))
+        train_here(launch, TrialContext(device(), ask=ask) if self._sweep.decides else LocalContext(device()))
 
     def _mark(self, launch: Launch, segments: Sequence[Segment]) -> None:
         """Say in the record that from here on it is that of a clone."""

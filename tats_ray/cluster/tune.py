@@ -23,10 +23,11 @@ from tats_ray.cluster.sweep_start import Begun, begin, go_on, named, not_worth_s
 from tats_ray.cluster.train import check_fits
 from tats_ray.cluster.trial import SweepTrial, newest_folder
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.driver import prepare
 from tats_ray.endings import close_record, end_as_killed
 from tats_ray.interruption import Ending, recorded, terminable
-from tats_ray.mirror import listed, send, where
+from tats_ray.mirror import listed, send
 from tats_ray.run_folder import alone, read_status, write_status
 from tats_ray.sweeping.collect import with_measurements
 from tats_ray.sweeping.journal import Options, Planned

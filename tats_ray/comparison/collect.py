@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tats_ray.comparison.judging import Missing, Scored, Scores
 from tats_ray.comparison.plan import Comparison, Plan, plan
+from tats_ray.copies import path_of, where
 from tats_ray.data.manifest import Manifest
 from tats_ray.driver import absolute, prepare
-from tats_ray.mirror import path_of, read_text, where
+from tats_ray.mirror import read_text
 from tats_ray.probing.checks import check_labels
 from tats_ray.probing.config import EvaluationConfig, changed, tasks_of
 from tats_ray.run_folder import read_status

@@ -16,8 +16,8 @@ from rich.table import Table
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import ConfigError, R, change, knobs, parse_override
 from tats_ray.config.run import Run, TrainRun
+from tats_ray.copies import path_of
 from tats_ray.interruption import Terminated, terminable
-from tats_ray.mirror import path_of
 from tats_ray.tracking.store import without_credentials
 
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")

@@ -6,7 +6,8 @@ import yaml
 
 from tats_ray.config.overrides import ConfigError, R, read_yaml, validated
 from tats_ray.config.run import Run, TrainRun
-from tats_ray.mirror import read_text, where
+from tats_ray.copies import where
+from tats_ray.mirror import read_text
 
 
 def to_yaml(run: Run) -> str:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from tats_ray.copies import path_of
 from tats_ray.data.config import DataConfig
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.tokenizer_importance import TokenizerImportanceConfig
@@ -27,7 +28,6 @@ from tats_ray.methods.build import (
     truth_grid,
 )
 from tats_ray.methods.masked_autoencoder import MaskedAutoencoding
-from tats_ray.mirror import path_of
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.training.config import TrainingConfig
 from tats_ray.training.optim import OptimConfig
@@ -91,7 +91,7 @@ class Run(BaseModel, ABC):
 
     @property
     def root(self) -> Path:
-        """Folder of this machine for ``results``, which is set: itself, or the copy of a URI (``mirror.py``)."""
+        """Folder of this machine for ``results``, which is set: itself, or the copy of a URI (``copies.py``)."""
         assert self.results is not None
         return path_of(self.results)
 

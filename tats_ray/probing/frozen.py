@@ -15,9 +15,10 @@ from tats_ray.claims import next_number
 from tats_ray.config.files import read_run
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.geometry import TokenGrid
 from tats_ray.methods.build import build_method
-from tats_ray.mirror import exists, read_text, where
+from tats_ray.mirror import exists, read_text
 from tats_ray.nn.encoder import VideoEncoder
 from tats_ray.nn.patches import patchify
 from tats_ray.training.state import INDEX, CheckpointError, latest_checkpoint, load_module, verify_checkpoint

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from tats_ray.claims import new_number
 from tats_ray.config.labels import describe_evaluation, named_videos, sampler_tags
 from tats_ray.config.overrides import ConfigError
+from tats_ray.copies import where
 from tats_ray.data.manifest import Manifest
 from tats_ray.data.part_files import PartError
 from tats_ray.data.places import is_uri
 from tats_ray.interruption import Ending, recorded
-from tats_ray.mirror import remove, send, where
+from tats_ray.mirror import remove, send
 from tats_ray.probing.config import EvaluationConfig, Task
 from tats_ray.probing.frozen import FrozenEncoder
 from tats_ray.probing.results import Evaluation

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from tats_ray.mirror import exists, path_of, read_text
+from tats_ray.copies import path_of
+from tats_ray.mirror import exists, read_text
 from tats_ray.sweeping.acting import BOUNDS, POLICY_ON
 from tats_ray.sweeping.trials import Point, Trial
 from tats_ray.tracking.base import RunHandle

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tats_ray.mirror import uri_of, where
+from tats_ray.copies import uri_of, where
 from tats_ray.tracking.base import RunHandle, TrackingError
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

@@ -28,7 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tats_ray.mirror import exists, fetch, listed, read_text, remove, send, uri_of, where
+from tats_ray.copies import uri_of, where
+from tats_ray.mirror import exists, fetch, listed, read_text, remove, send
 from tats_ray.training.optim import Trainable
 
 INDEX = "checkpoint.json"

@@ -8,6 +8,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tats_ray.training.context import LocalContext
+
 
 def dying_once(encode: Callable[..., None]) -> Callable[..., None]:
     """The first actor of all is killed when it has encoded a part, before it says so."""
@@ -21,6 +23,11 @@ def dying_once(encode: Callable[..., None]) -> Callable[..., None]:
         os.kill(os.getpid(), signal.SIGKILL)
 
     return encode_and_die
+
+
+def at_checkpoints(act: Callable[[], None]) -> type[LocalContext]:
+    """A worker alone that acts when it tells of a checkpoint: when the next is due, or at its end."""
+    return type("Acting", (LocalContext,), {"checkpointed": lambda self, folder, metrics: act()})
 
 
 def children(client: MlflowClient, parent_run_id: str) -> list[Run]:

@@ -19,34 +19,35 @@ from tats_ray.config.run import TrainRun
 from tats_ray.run_folder import read_status
 from tats_ray.sweeping.journal import Journal
 
-MADE = runpy.run_path(str(Path(__file__).with_name("made.py")))
+MADE_IN = str(Path(__file__).with_name("made.py"))
+MADE = runpy.run_path(MADE_IN)
 children, steps_of = MADE["children"], MADE["steps_of"]
 METRIC = "validation/random_mask_error"
 START_SECONDS = 400
 """When to give up on a process of its own; 30 are enough for it alone."""
 SCRIPT = """
+import runpy
 import signal
 import sys
 import time
 from ray import tune
+from tats_ray.cluster import trial as trials
 from tats_ray.cluster import tune as sweeps
 from tats_ray.cluster.runtime import start_ray
 from tats_ray.cluster.search_space import SearchSpace
 from tats_ray.cluster.sweep_command import main
 from tats_ray.cluster.trial import SweepTrial
 
+at_checkpoints = runpy.run_path(MADE)["at_checkpoints"]
+
 class Held(SweepTrial):
     def setup(self, config, sweep=None):
         super().setup(config, sweep)
         self.hold("at its start")
 
-    def step(self):
-        if "checkpoint" in getattr(self, "_last", {}):
-            self.hold("at a checkpoint")
-        return super().step()
-
     def _execute(self, launch, **rest):
         self.hold("before its first step")
+        trials.LocalContext = at_checkpoints(lambda: self.hold("at a checkpoint"))
         super()._execute(launch, **rest)
 
     def hold(self, where):
@@ -73,7 +74,7 @@ def interrupted(
     (results / f"{name}.json").write_text(base.model_dump_json())  # JSON is YAML
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     script = SCRIPT
-    for word, value in {"NAME": name, "STEPS": steps, "HELD": held, "SECONDS": START_SECONDS}.items():
+    for word, value in {"MADE": MADE_IN, "NAME": name, "STEPS": steps, "HELD": held, "SECONDS": START_SECONDS}.items():
         script = script.replace(word, repr(value))
     awaited = [also, *(f"{name}/0001/held-{trial}" for trial in held)]
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tats_ray.training.state import checkpoint_step, checkpoints
 METRIC = "validation/random_mask_error"
 RATE, SAMPLER_RATE, DECAY = "optim.base_learning_rate", "masking.visible.ppo.learning_rate", "optim.weight_decay"
 TEMPERATURE = "masking.visible.ppo.temperature"
-Start = Callable[[Planned], SweepTrial]
+Start = Callable[..., SweepTrial]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def sweep(tmp_path: Path, small_run: Callable[..., TrainRun], write_manifest: Ca
     folder = tmp_path / "sweep" / "0001"
     folder.mkdir(parents=True)
     parent = open_run(base.tracking, results_root=tmp_path, folder=folder, params={})
-    return Sweep("sweep-0001", folder, base, METRIC, {"0": None}, parent.run_id)
+    return Sweep("sweep-0001", folder, base, METRIC, {"0": None}, parent.run_id, decides=True)
 
 
 @pytest.fixture
@@ -38,11 +39,14 @@ def start(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Start trials as Tune does, in this process."""
     monkeypatch.setattr(trials, "device", lambda: torch.device("cpu"))
 
-    class Alone(SweepTrial):
-        def setup(self, config: dict[str, Any], sweep_: Sweep | None = None) -> None:
-            super().setup(config, sweep)
+    def started(planned: Planned, *, decides: bool = True) -> SweepTrial:
+        class Alone(SweepTrial):
+            def setup(self, config: dict[str, Any], sweep_: Sweep | None = None) -> None:
+                super().setup(config, replace(sweep, decides=decides))
 
-    return lambda planned: Alone({"trial": vars(planned)})
+        return Alone({"trial": vars(planned)})
+
+    return started
 
 
 @pytest.fixture
@@ -73,6 +77,14 @@ def test_it_reports_at_checkpoints_and_at_its_end(sweep: Sweep, start: Start, cl
     again = start(planned).train()  # its process was lost before Tune heard of its end
     assert (again["step"], again["done"], again[METRIC]) == (8, True, reports[-1][METRIC])
     assert folders(sweep, planned) == [folder]
+
+
+def test_where_nobody_decides_it_trains_to_its_end_in_one_step(sweep: Sweep, start: Start) -> None:
+    planned = Planned("000", {RATE: 0.05}, 0)
+    report = start(planned, decides=False).train()
+    assert (report["step"], report["done"]) == (8, True)
+    (folder,) = folders(sweep, planned)
+    assert [checkpoint_step(found) for found in checkpoints(folder / "checkpoints")] == [2, 4, 6, 8]
 
 
 def test_stopped_it_is_recorded_and_goes_on_in_another_process(

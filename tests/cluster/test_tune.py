@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from ray import tune
 
 from tats_ray.cluster import schedulers, sweep_start
+from tats_ray.cluster import trial as trials
 from tats_ray.cluster import tune as sweeps
 from tats_ray.cluster.search_space import SearchSpace
 from tats_ray.cluster.sweep_start import warm_checkpoint
@@ -28,9 +29,10 @@ from tats_ray.config.run import TrainRun
 from tats_ray.run_folder import read_status
 from tats_ray.sweeping.journal import Journal, Options
 from tats_ray.training.state import checkpoint_measured, checkpoint_step, checkpoints
+from tats_ray.worker import Launch
 
 MADE = runpy.run_path(str(Path(__file__).with_name("made.py")))
-children, steps_of = MADE["children"], MADE["steps_of"]
+at_checkpoints, children, steps_of = MADE["at_checkpoints"], MADE["children"], MADE["steps_of"]
 METRIC = "validation/random_mask_error"
 RATE = "optim.base_learning_rate"
 GOOD, FAILING, KILLED, LOST, REFUSED = 0.05, 1e30, 0.06, 0.07, -1.0
@@ -68,14 +70,19 @@ def swept(local_ray: None, run_of: Callable[..., TrainRun]) -> Swept:
     )
 
     class Doomed(SweepTrial):
-        def step(self) -> dict[str, Any]:
+        def _execute(self, launch: Launch, **rest: Any) -> None:
             once = self._sweep.folder / f"lost-{self._planned.name}"
-            at_checkpoint = "checkpoint" in getattr(self, "_last", {})
-            doomed = {KILLED: once.exists() or at_checkpoint, LOST: at_checkpoint and not once.exists()}
-            if self._planned.seed == SEEDS[0] and doomed.get(self._planned.knobs[RATE]):
-                once.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().step()
+            rate = self._planned.knobs[RATE] if self._planned.seed == SEEDS[0] else GOOD
+
+            def die() -> None:
+                if rate == KILLED or (rate == LOST and not once.exists()):
+                    once.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            if once.exists():
+                die()
+            trials.LocalContext = at_checkpoints(die)
+            super()._execute(launch, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "SweepTrial", Doomed)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tats_ray.cluster.train import check_cluster, run_on_ray
 from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
+from tats_ray.copies import where
 from tats_ray.driver import conduct, prepare
-from tats_ray.mirror import where
 
 pytestmark = pytest.mark.ray
 

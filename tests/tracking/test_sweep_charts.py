@@ -58,6 +58,10 @@ def test_ticks_of_many_values_are_round() -> None:
     assert {"0.001", "0.01"} <= set(rates.ticks.values()) <= {"0.0003", "0.001", "0.003", "0.01", "0.03"}
     shares = Scale.of([draw.uniform(0.11, 0.98) for _ in range(50)], logarithmic=False)
     assert list(shares.ticks.values()) == ["0.2", "0.4", "0.6", "0.8"]
+    evenly = Scale.of([number / 10 for number in range(10)], logarithmic=False)  # as many numbers would overlap
+    assert list(evenly.ticks.values()) == ["0", "0.25", "0.5", "0.75"]
+    decades = Scale.of([10 ** draw.uniform(-6, -1) for _ in range(50)], logarithmic=True)
+    assert {"0.0001", "0.001", "0.01"} <= set(decades.ticks.values()) <= {"1e-05", "0.0001", "0.001", "0.01"}
 
 
 def many(count: int) -> list[Dot]:
