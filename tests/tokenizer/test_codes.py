@@ -1,5 +1,6 @@
 """Codes are encoded once, are those of the very clips of their keys, and what does not fit is refused."""
 
+import copy
 import json
 import runpy
 from collections.abc import Callable
@@ -147,6 +148,8 @@ def test_what_does_not_fit_is_refused(
         CodeCache.open(out, clip=CLIP, tokenizer="abc" * 20)
     with pytest.raises(CodesError, match=r"of other clips: data.crop_size is 32, was 16; encode these clips"):
         CodeCache.open(out, clip=CLIP.model_copy(update={"crop_size": 32}))
+    with pytest.raises(CodesError, match=r"of other clips: data.short_videos is 'loop', was 'hold'"):
+        CodeCache.open(out, clip=CLIP.model_copy(update={"short_videos": "loop"}))
     with pytest.raises(CodesError, match="holds no codes"):
         CodeCache.open(tmp_path, clip=CLIP)
     assert encode(out, "data.flip=false") == 1
@@ -178,6 +181,15 @@ def test_damaged_rows_are_refused(encode: Callable[..., int], manifest: Path, tm
     part_file(out, 0).write_bytes(whole[:-20])
     with pytest.raises(CodesError, match="cannot be read"):
         CodeCache.open(out, clip=CLIP)
+
+
+def test_importance_that_float16_cannot_hold_is_refused(frozen: FrozenTokenizer) -> None:
+    loud = replace(frozen, tokenizer=copy.deepcopy(frozen.tokenizer))
+    with torch.no_grad():
+        loud.tokenizer.scorer.project.weight.mul_(1e9)
+    video = np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="importance above 65504 cannot be kept as float16"):
+        loud.encode(video)
 
 
 @pytest.mark.parametrize(
