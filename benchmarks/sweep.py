@@ -1,10 +1,11 @@
-"""How soon a trial of a sweep trains, and what its meetings with Tune cost.
+"""How soon a trial of a sweep trains, and what its checkpoints cost.
 
     python benchmarks/sweep.py [--trials 4] [--steps 200] [path=value ...]
 
 ``start`` is from Tune's decision to start a trial to the record of its first step, for a new process and for one that
-had a trial before. ``reporting`` is what a trial does beside training at its checkpoints, Tune's decision with it, as a
-share of its wall time: the gap between two recorded steps with a checkpoint between them, less the median gap.
+had a trial before. ``reporting`` is what a trial does beside training at its checkpoints, as a share of its wall time:
+the gap between two recorded steps with a checkpoint between them, less the median gap. No scheduler decides, as by
+default; with one, a trial waits at each checkpoint for its file and the answer.
 """
 
 import argparse

@@ -33,7 +33,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "visible"), [("lvmae-tiny", {}, "16"), ("tats-long-tiny", WINDOWS, "25")], ids=["tubes", "tats"]
+    ("name", "more", "visible"), [("lvmae-tiny", {}, "12"), ("tats-long-tiny", WINDOWS, "25")], ids=["random", "tats"]
 )
 def test_a_long_recipe_trains(
     name: str, more: dict[str, object], visible: str, tmp_path: Path, write_manifest: Callable[[Path], Path]
