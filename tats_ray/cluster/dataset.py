@@ -5,7 +5,7 @@ gives no promise which rows a worker gets; here that is a function of seed and p
 restarted or resized group of workers goes on at the very position of its checkpoint.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from tats_ray.cluster.decode_task import decode_rows
+from tats_ray.cluster.runtime import node_resources
 from tats_ray.data.clips import ClipConfig
 from tats_ray.data.code_rows import Coded
 from tats_ray.data.guard import GuardConfig
@@ -28,6 +29,9 @@ BLOCKS_PER_STREAM = 2048
 BLOCK_BYTES, BLOCK_CLIPS = 64 * 2**20, 48
 """What one decode task makes at most. A core idles between two tasks: tasks of 16 clips of 112 pixels left a quarter of
 two cores unused, tasks of 48 a tenth (docs/performance.md)."""
+
+STORE_SHARE = 0.5
+"""Of an object store that blocks may fill, which is Ray Data's own goal; what a full one cannot hold goes to disk."""
 
 
 def ray_shares(
@@ -47,7 +51,7 @@ def ray_shares(
         decode_cpus: CPUs that this worker's decode tasks may take together; None for all that are free.
         guard: What the decoding of one video may take.
     """
-    clips_per_block = clips_per_block or block_clips(spec.clip)
+    clips_per_block = clips_per_block or block_clips(spec.clip, node_resources(), streams=spec.world_size)
     steps_per_stream = max(1, BLOCKS_PER_STREAM * clips_per_block // spec.share)
     for first in range(spec.steps.start, spec.steps.stop, steps_per_stream):
         steps = range(first, min(first + steps_per_stream, spec.steps.stop))
@@ -60,9 +64,19 @@ def ray_shares(
         )
 
 
-def block_clips(clip: ClipConfig) -> int:
-    """Return the clips of a decode task where nobody says: worth its scheduling, and no more than memory bears."""
-    return max(1, min(BLOCK_CLIPS, BLOCK_BYTES // (clip.num_frames * clip.crop_size**2 * 3)))
+def block_clips(clip: ClipConfig, nodes: Sequence[Mapping[str, float]], *, streams: int) -> int:
+    """Return the clips of a decode task where nobody says: worth its scheduling, and no more than memory bears.
+
+    Which clips a step has does not depend on it.
+
+    Args:
+        clip: What a clip is.
+        nodes: The resources of each machine.
+        streams: Workers that stream at once. Each begins with a task for every CPU, before Ray Data knows how large a
+            block is; these blocks are to fit into a machine's store.
+    """
+    room = [STORE_SHARE * node["object_store_memory"] / node["CPU"] / streams for node in nodes if node.get("CPU")]
+    return max(1, min(BLOCK_CLIPS, int(min([BLOCK_BYTES, *room])) // (clip.num_frames * clip.crop_size**2 * 3)))
 
 
 def _stream(

@@ -53,7 +53,8 @@ class ClusterConfig(BaseModel):
     decode_cpus: int | None = Field(default=None, ge=1)
     """CPUs that decoding may take over the whole cluster; null for all that are left."""
     clips_per_block: int | None = Field(default=None, ge=1)
-    """Clips that one decode task makes; null for as many as make 64 MiB, 48 at most."""
+    """Clips that one decode task makes; null for as many as make 64 MiB, 48 at most, and fewer where a machine's object
+    store is small for its CPUs."""
     max_failures: int = Field(default=3, ge=0)
     """Times that lost workers are replaced and the run goes on from its last checkpoint."""
 

@@ -72,9 +72,7 @@ class _PerturbedTopK(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (scores,) = ctx.saved_tensors
-        # What is constant over a clip has no effect: k tokens are kept in any case.
         grad = grad_outputs[0].float()
-        grad = grad - grad.mean(1, keepdim=True)
         generator = torch.Generator(scores.device).manual_seed(ctx.seed)
         gains, noises, products = torch.zeros(len(scores), 1, device=scores.device), 0.0, 0.0
         for start in range(0, ctx.samples, _CHUNK):

@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     manifest = Manifest.of([probe_record(source, label=None) for source, _ in list_sources(folder)])
     spec = ShareSpec(clip=CLIP, seed=0, steps=range(STEPS), global_batch=BATCH, micro_batch=BATCH)
     clips, failures, capacity = 0, 0, ray.cluster_resources()["object_store_memory"]
-    for share in dataset.ray_shares(manifest, spec, clips_per_block=BATCH, decode_cpus=None):
+    for share in dataset.ray_shares(manifest, spec, clips_per_block=None, decode_cpus=None):
         clips += sum(len(batch) for batch in share.batches)
         failures += len(share.failures)
     store = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats

@@ -67,9 +67,28 @@ def test_a_worker_that_keeps_frames_streams_what_tasks_would(videos: Manifest, m
     assert_same(kept, threaded_shares(videos, spec_of(range(5)), threads=1))
 
 
+LARGE = {"CPU": 16.0, "object_store_memory": 16 * 2.0**30}
+
+
 @pytest.mark.parametrize(
     ("frames", "pixels", "clips"),
     [(16, 112, 48), (16, 224, 27), (128, 224, 3), (128, 1024, 1)],  # of 0.6, 2.4, 19 and 403 MB
 )
 def test_a_block_is_bounded_in_clips_and_in_bytes(frames: int, pixels: int, clips: int) -> None:
-    assert block_clips(ClipConfig(num_frames=frames, crop_size=pixels)) == clips
+    assert block_clips(ClipConfig(num_frames=frames, crop_size=pixels), [LARGE], streams=1) == clips
+
+
+@pytest.mark.parametrize(
+    ("others", "streams", "clips"),
+    [
+        ([{"CPU": 4.0, "object_store_memory": 80 * 2.0**20}], 1, 6),  # of 1.5 MiB: four tasks make 36 of 40 MiB
+        ([{"CPU": 4.0, "object_store_memory": 80 * 2.0**20}], 2, 3),
+        ([{"CPU": 8.0, "object_store_memory": 80 * 2.0**20}, {"CPU": 4.0, "object_store_memory": 80 * 2.0**20}], 1, 3),
+        ([{"CPU": 64.0, "object_store_memory": 80 * 2.0**20}], 1, 1),
+        ([{"object_store_memory": 80 * 2.0**20}, {"CPU": 0.0, "object_store_memory": 1.0}], 1, 42),  # decode nothing
+    ],
+)
+def test_blocks_of_all_cpus_fit_into_half_of_the_smallest_store(
+    others: list[dict[str, float]], streams: int, clips: int
+) -> None:
+    assert block_clips(ClipConfig(num_frames=128, crop_size=64), [LARGE, *others], streams=streams) == clips

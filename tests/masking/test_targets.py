@@ -155,13 +155,14 @@ def test_the_stratified_mean_is_that_of_all_hidden_tokens(name: str) -> None:
 
 
 def test_over_four_slots_every_site_is_predicted_equally_often() -> None:
+    grid = TokenGrid(time=5, height=2, width=8)  # wider than high, of as many tokens as GRID
     for per_cell in (1, 2, 3):
-        rule = RunningCell(RunningCellConfig(per_cell=per_cell), grid=GRID, visible=VISIBLE)
-        idx = rule.choose(torch.ones(ROWS, GRID.num_tokens, dtype=torch.bool), target_noise(ROWS, step=0), None).idx
-        predicted = as_flags(idx).view(ROWS, GRID.time, GRID.height, GRID.width)
+        rule = RunningCell(RunningCellConfig(per_cell=per_cell), grid=grid, visible=VISIBLE)
+        idx = rule.choose(torch.ones(ROWS, grid.num_tokens, dtype=torch.bool), target_noise(ROWS, step=0), None).idx
+        predicted = as_flags(idx).view(ROWS, grid.time, grid.height, grid.width)
         assert (predicted[:, :4].sum(1) == per_cell).all()
         assert torch.equal(predicted[:, 0], predicted[:, 4])
-        cells = predicted.view(ROWS, GRID.time, 2, 2, 2, 2).sum((3, 5))
+        cells = predicted.view(ROWS, grid.time, 1, 2, 4, 2).sum((3, 5))
         assert (cells == per_cell).all()
 
 

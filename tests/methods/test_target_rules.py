@@ -223,6 +223,7 @@ def test_validation_and_pictures_predict_every_hidden_token_once(
     visible_idx = method.planner.visible(None, clocks[:1], None)[0]
     every = torch.cat([shot, visible_idx], 1).sort(1).values
     assert torch.equal(every[0], torch.arange(grid.num_tokens))
+    assert not torch.equal(shot, shot.sort(1).values)  # neighbours do not come together
     method.validate(held_out, averages=Averages())
     assert {part.shape for part in asked[3:]} >= {(4, 16)}
 
@@ -288,6 +289,19 @@ def test_samplers_are_told_how_probably_each_target_was_decoded(
     assert joint is not None
     wanted = hidden_token_loss(scores.log_prob, plan.target_idx, errors[0], decode_weight)
     assert torch.allclose(joint, 0.5 * wanted)
+
+
+@pytest.mark.parametrize(("log_cap", "share"), [(0.05, 1), (0.8, 0)])
+def test_weights_are_at_their_cap_by_hiding_alone(
+    log_cap: float, share: int, method_of: Methods, make_stepper: Steppers, make_batch: Batches
+) -> None:
+    """48 of 64 tokens are hidden by uniform draws: each weighs exp(0.29), not 2.5 times that for being decoded."""
+    tats = TATS.model_copy(update={"reward": TATS.reward.model_copy(update={"log_weight_cap": log_cap})})
+    method, averages = method_of(masking(tats, RandomShareConfig(share=0.3))), Averages()
+    method.train_step([make_batch(range(8))], step=0, stepper=make_stepper(method), averages=averages)
+    total, count = averages.take()["sampler/weight_cap_share"]
+    assert count == 8 * 19
+    assert total == share * count
 
 
 def as_important(batch: ClipBatch, patches: torch.Tensor, plan: MaskPlan, method: MaskedAutoencoding) -> torch.Tensor:

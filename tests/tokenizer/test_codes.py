@@ -1,5 +1,6 @@
 """Codes are encoded once, are those of the very clips of their keys, and what does not fit is refused."""
 
+import copy
 import json
 import runpy
 from collections.abc import Callable
@@ -147,6 +148,8 @@ def test_what_does_not_fit_is_refused(
         CodeCache.open(out, clip=CLIP, tokenizer="abc" * 20)
     with pytest.raises(CodesError, match=r"of other clips: data.crop_size is 32, was 16; encode these clips"):
         CodeCache.open(out, clip=CLIP.model_copy(update={"crop_size": 32}))
+    with pytest.raises(CodesError, match=r"of other clips: data.short_videos is 'loop', was 'hold'"):
+        CodeCache.open(out, clip=CLIP.model_copy(update={"short_videos": "loop"}))
     with pytest.raises(CodesError, match="holds no codes"):
         CodeCache.open(tmp_path, clip=CLIP)
     assert encode(out, "data.flip=false") == 1
@@ -180,6 +183,15 @@ def test_damaged_rows_are_refused(encode: Callable[..., int], manifest: Path, tm
         CodeCache.open(out, clip=CLIP)
 
 
+def test_importance_that_float16_cannot_hold_is_refused(frozen: FrozenTokenizer) -> None:
+    loud = replace(frozen, tokenizer=copy.deepcopy(frozen.tokenizer))
+    with torch.no_grad():
+        loud.tokenizer.scorer.project.weight.mul_(1e9)
+    video = np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="importance above 65504 cannot be kept as float16"):
+        loud.encode(video)
+
+
 @pytest.mark.parametrize(
     ("knobs", "says"),
     [
@@ -210,11 +222,12 @@ def test_a_tokenizer_that_was_changed_is_refused(tmp_path: Path, save_run: Any, 
 
 
 def test_a_clip_in_the_middle_is_one_of_the_keys(encode: Callable[..., int], manifest: Path, tmp_path: Path) -> None:
-    """The clip that validation looks at, where one clip a video is encoded."""
-    assert encode(tmp_path / "codes", "data.segments=1", "data.crops=1", "data.flip=false") == 0
+    """The clip that validation looks at, where one clip a video is encoded, as it is and mirrored."""
+    assert encode(tmp_path / "codes", "data.segments=1", "data.crops=1") == 0
     cache, video = CodeCache.open(tmp_path / "codes", clip=CLIP), record(manifest, 1)
-    middle = load_center_clip(video, CLIP)
-    assert cache.cuts(video) == [Cut(3.0, middle.crop, False)]
+    plain = Cut(3.0, load_center_clip(video, CLIP).crop, False)
+    assert cache.cuts(video) == [plain, replace(plain, flip=True)]
+    assert cache.middle(video) == plain
     assert json.loads((tmp_path / "codes" / ABOUT).read_text())["manifest"] == Manifest.read(manifest).hash
 
 
