@@ -199,7 +199,8 @@ def measure(case: Case, options: argparse.Namespace) -> Found:
         step = timed(
             lambda number: method.train_step([batch], step=number, stepper=stepper, averages=Averages()), options
         )
-        choice = timed(lambda number: choose(method, batch, step=number), options)
+        patches = patchify(batch.video, grid)
+        choice = timed(lambda number: choose(method, batch, patches, step=number), options)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else _grown_gib(before)
     return Found(step, statistics.median(choice) / statistics.median(step), peak)
 
@@ -210,9 +211,8 @@ def attention(case: Case) -> AbstractContextManager[object]:
 
 
 @torch.no_grad()
-def choose(method: MaskedAutoencoding, batch: ClipBatch, *, step: int) -> None:
-    """Do what a step does to choose tokens and to gather them."""
-    patches = patchify(batch.video, method.grid)
+def choose(method: MaskedAutoencoding, batch: ClipBatch, patches: torch.Tensor, *, step: int) -> None:
+    """Do what a step does to choose tokens and to gather them; it cuts clips into patches whatever is chosen."""
     plan = method.plan(batch, patches, None, step=step)
     take_tokens(patches, plan.visible_idx)
     normalized_patches(take_tokens(patches, plan.target_idx)[:, :1])  # gathered; normalising is not choosing

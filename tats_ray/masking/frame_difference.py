@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tats_ray.geometry import TokenGrid
 from tats_ray.masking.draws import Scores
+from tats_ray.masking.motion import byte_difference
 
 MOST_WEIGHT = 0.999
 """Of the amounts: with a trace of uniform drawing, a clip with fewer moving tokens than are drawn has no ties."""
@@ -46,10 +47,13 @@ class FrameDifferenceScorer:
 
 def patch_frame_difference(patches: Tensor, grid: TokenGrid, *, tubelet_size: int) -> Tensor:
     """Return what :func:`tats_ray.masking.motion.frame_difference` does, from patches, ``[batch, tokens]``."""
-    sites = rearrange(patches, "b (t s) (f x) -> b s (t f) x", t=grid.time, f=tubelet_size).to(torch.int16)
-    change = (sites[:, :, 1:] - sites[:, :, :-1]).abs().float().mean(3)
-    change = torch.cat([change[:, :, :1], change], dim=2)
-    return rearrange(change, "b s (t f) -> b t s f", f=tubelet_size).mean(3).flatten(1) / 255
+    # Differences where patches lie: to put them in the order of time is a copy that takes longer than all the rest.
+    frames = rearrange(patches, "b (t s) (f x) -> b t s f x", t=grid.time, f=tubelet_size)
+    inside = byte_difference(frames[:, :, :, 1:], frames[:, :, :, :-1]).float().mean(4)
+    across = byte_difference(frames[:, 1:, :, 0], frames[:, :-1, :, -1]).float().mean(3)
+    first = inside[:, :1, :, 0] if tubelet_size > 1 else across[:, :1]
+    change = torch.cat([torch.cat([first, across], dim=1)[..., None], inside], dim=3)
+    return change.mean(3).flatten(1) / 255
 
 
 def tilted_log_prob(amount: Tensor, *, lift: float) -> Tensor:

@@ -17,10 +17,15 @@ def clips(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (2, 6, 8, 16, 3), dtype=torch.uint8, generator=generator)
 
 
-def test_patches_tell_the_frame_difference_of_their_clip() -> None:
-    found = from_patches(patchify(clips(), GRID), GRID, tubelet_size=2)
-    # Both take means of the same integers over 255; only the order of the sums differs.
-    torch.testing.assert_close(found, frame_difference(clips(), GRID), rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("slots", [6, 3, 1], ids=lambda slots: f"tubelets of {6 // slots}")
+def test_both_forms_tell_what_a_slow_loop_tells(slots: int) -> None:
+    grid, video = TokenGrid(time=slots, height=2, width=4), clips()
+    frames = video.double() / 255
+    change = torch.stack([(frames[:, max(at, 1)] - frames[:, max(at, 1) - 1]).abs() for at in range(6)], dim=1)
+    wanted = patchify(change, grid).mean(2).float()  # means of the same numbers; only the order of the sums differs
+    torch.testing.assert_close(frame_difference(video, grid), wanted, rtol=1e-5, atol=1e-7)
+    found = from_patches(patchify(video, grid), grid, tubelet_size=6 // slots)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_the_mixture_by_hand() -> None:
