@@ -79,6 +79,23 @@ def test_events_differ_in_their_order_alone(seed: int) -> None:
             assert (path + tracks.radius).max() <= config.size + 1e-3
 
 
+def lead_of_rows(video: np.ndarray) -> float:
+    """By how much change along rows comes before change along columns, of pixels alone."""
+    grey = video.astype(np.float32).mean(3)
+    change = np.diff(grey, axis=0)[:, :-1, :-1]
+    slopes = (np.diff(grey, axis=2)[1:, :-1], np.diff(grey, axis=1)[1:, :, :-1])
+    along = [np.abs(change * slope).mean((1, 2)) for slope in slopes]
+    lead = along[0] / along[0].mean() - along[1] / along[1].mean()
+    return float(lead[:64].sum() - lead[64:].sum())
+
+
+def test_the_order_of_events_is_in_the_pixels() -> None:
+    config = SyntheticConfig(frames=128, size=64, events=True)
+    for seed in range(6):
+        first, second = (draw_clip(np.random.default_rng(seed), config, label=label)[0] for label in (0, 1))
+        assert lead_of_rows(first) > lead_of_rows(second)
+
+
 def test_events_are_a_quarter_of_the_video_apart() -> None:
     first, second = event_begins_of(500).T
     assert 0 <= first.min() < 1
