@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tats_ray.data.batches import ClipBatch
 from tats_ray.geometry import TokenGrid
-from tats_ray.masking.all_hidden import AllHidden
 from tats_ray.masking.draws import TARGETS, Scores, exponential_clocks
 from tats_ray.masking.fixed import random_tokens
 from tats_ray.masking.importance import Importance
@@ -225,12 +224,14 @@ class MaskedAutoencoding:
                 where = target_idx[:, :, None].expand_as(prediction)
                 alone.scatter_(1, where, GREY + CONTRAST * prediction.float())
                 restored.scatter_(1, where, denormalize(prediction, take_tokens(patches, target_idx)))
+        hidden = self.grid.num_tokens - self.planner.rule.count
+        all_hidden = self.planner.target.count == hidden and bool(plan.target_weight.all())
         return Snapshot(
             video=batch.video[0].cpu().numpy(),
             grid=self.grid,
             random_idx=random_tokens(clocks, count=self.planner.rule.count).sort(dim=1).values[0].cpu().numpy(),
             visible_idx=plan.visible_idx[0].cpu().numpy(),
-            target_idx=None if isinstance(self.planner.target, AllHidden) else plan.target_idx[0].cpu().numpy(),
+            target_idx=None if all_hidden else plan.target_idx[0].cpu().numpy(),
             probability=None if scores is None else scores.log_prob[0].exp().cpu().numpy(),
             prediction=_picture(alone, self.grid, tubelet_size=tubelet_size) if pixels else None,
             restored=_picture(restored, self.grid, tubelet_size=tubelet_size) if pixels else None,
