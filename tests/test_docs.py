@@ -30,7 +30,7 @@ from tats_ray.training.probe import ProbeClips
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-CODE = ("tats_ray", "pipelines", "tune_spaces", "tests")
+CODE = ("tats_ray", "pipelines", "tune_spaces", "tests", "benchmarks")
 PAGES = sorted(
     path
     for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"))
