@@ -310,7 +310,7 @@ def draw(lines: list[dict], path: Path) -> None:
         panel.set(title=title, xlabel="frames", xscale="log", yscale="log")
         panel.set_xticks(sorted({line["frames"] for line in lines}), sorted({line["frames"] for line in lines}))
         panel.minorticks_off()
-    panels[-1].legend(fontsize=7, title="targets, attention")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", title="targets, attention")
     figure.savefig(path, dpi=100)
 
 
