@@ -155,7 +155,7 @@ def oracles() -> Comparison:
 
 
 def long() -> Comparison:
-    """Which tokens of 128 frames to predict, and 128 frames or 32, at equal tokens, 3 seeds; 2 cores, about an hour.
+    """Which tokens of 128 frames to predict, and 128 frames or 32, at equal tokens, 3 seeds; 2 cores, half an hour.
 
     All arms go on from 32 frames with all hidden tokens predicted, at as many tokens a step, and are judged on 128
     frames. For videos whose class is an order over many frames: ``make_videos.py --events --frames 128``.
