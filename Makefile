@@ -53,7 +53,7 @@ long: $(VENV)/installed
 	$(BIN)/python pipelines/train_tokenizer.py results=$(RESULTS) $(LONG)
 	rm -rf "$(RESULTS)/long/codes"
 	$(BIN)/python pipelines/encode_clips.py --checkpoint $(RESULTS)/tokenizer-tiny --out $(RESULTS)/long/codes data.num_frames=64 data.short_videos=loop $(LONG)
-	$(BIN)/python pipelines/pretrain.py --recipe lvmae-tiny results=$(RESULTS) data.codes=$(RESULTS)/long/codes data.flip=false model.prediction.kind=codes masking.importance.kind=codes training.steps=800 $(LONG)
+	$(BIN)/python pipelines/pretrain.py --recipe lvmae-tiny results=$(RESULTS) data.codes=$(RESULTS)/long/codes data.flip=false model.prediction.kind=codes masking.importance.kind=codes training.steps=200 $(LONG)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; set PYTHON=")'
