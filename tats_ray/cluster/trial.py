@@ -98,10 +98,9 @@ class SweepTrial(tune.Trainable):
     """Trains up to the next checkpoint in each of Tune's steps, so that a scheduler can stop, pause or clone it.
 
     Where none decides, it trains to its end in one step, and a run of several workers always does, in a TorchTrainer
-    of its own. ``config["trial"]`` holds
-    knobs and seed, and Tune's name of a trial is ours. What ends a run by its own fault is the last report, under
-    ``failed``, and not an exception: Tune would try it again. So an exception, or a lost process, means that another
-    try may help; it goes on from the run's last checkpoint.
+    of its own. ``config["trial"]`` holds knobs and seed, and Tune's name of a trial is ours. What ends a run by its own
+    fault is the last report, under ``failed``, and not an exception: Tune would try it again. So an exception, or a
+    lost process, means that another try may help; it goes on from the run's last checkpoint.
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep | None = None) -> None:
