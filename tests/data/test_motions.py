@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tats_ray.data.listing import list_sources
 from tats_ray.data.synthetic import CLASSES, LIST, MOTIONS, SpriteTracks, SyntheticConfig, draw_clip, make_videos
-from tats_ray.data.synthetic_events import event_begins
+from tats_ray.data.synthetic_events import event_begins, event_path
 
 CONFIG = SyntheticConfig(frames=24, size=64, motions=6)
 
@@ -101,6 +101,15 @@ def test_events_are_a_quarter_of_the_video_apart() -> None:
     assert 0 <= first.min() < 1
     assert second.max() <= 128 - 16  # and they are over when it is
     assert 32 <= (second - first).min() - 16 < 36
+
+
+def test_a_swing_begins_and_ends_gently() -> None:
+    begins = np.array([16.0, 96.0])
+    path = event_path(np.random.default_rng(0), frames=128, size=64, radius=8, label=0, begins=begins)
+    for axis, begin in ((0, 16), (1, 96)):
+        away = np.abs(path[begin : begin + 17 : 2, axis] - path[0, axis])
+        gentle = np.array([0, 0.1464, 0.5, 0.8536, 1, 0.8536, 0.5, 0.1464, 0])  # squares of sines of n pi / 8
+        assert away == pytest.approx(gentle * away[4], abs=1e-3 * away[4])
 
 
 def event_begins_of(draws: int) -> np.ndarray:
