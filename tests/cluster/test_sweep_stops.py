@@ -98,7 +98,9 @@ def interrupted(
     ("number", "status", "held", "also"),
     [
         (signal.SIGINT, 130, {"001": "at a checkpoint"}, "{name}-0001-000/0001/checkpoints/step_*"),  # both have begun
-        (signal.SIGTERM, 143, {"000": "at its start", "001": "at its start"}, "*"),  # none has
+        pytest.param(  # none has
+            signal.SIGTERM, 143, {"000": "at its start", "001": "at its start"}, "*", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_interrupted_sweep_ends_as_killed_with_all_its_trials(

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from tats_ray.tracking.base import TrackingConfig
 from tats_ray.tracking.mlflow import open_run
 
-PARAMS = {"training": {"steps": 400, "lr": 1.5e-4}, "tracking": {"uri": "http://me:secret@host"}, "name": "tats"}
+PARAMS = {"training": {"steps": 400, "lr": 1.5e-4}, "tracking": {"uri": "http://me:hunter2@host"}, "name": "tats"}
 
 
 BOUNDS = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")

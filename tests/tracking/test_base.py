@@ -8,9 +8,9 @@ from tats_ray.tracking import NullTracker, RunHandle, Tracker, TrackingConfig
 
 
 def test_a_handle_travels_whole_and_shows_no_password():
-    handle = RunHandle(uri="http://me:secret@host:5000", run_id="r", experiment_id="1")
+    handle = RunHandle(uri="http://me:hunter2@host:5000", run_id="r", experiment_id="1")
     assert pickle.loads(pickle.dumps(handle)) == handle
-    assert "secret" not in repr(handle)
+    assert "hunter2" not in repr(handle)
 
 
 def test_the_null_tracker_takes_everything_and_keeps_nothing():

@@ -42,13 +42,13 @@ def test_more_params_than_one_request_takes(results_root, monkeypatch):
 
 
 def test_no_secret_is_recorded_anywhere(results_root):
-    source = "https://me:secret@host/manifest.parquet"
+    source = "https://me:hunter2@host/manifest.parquet"
     handle = begin(
         results_root,
         dataset=DatasetRecord(name="d", digest="0", source=source),
-        tags={"store": "http://me:secret@host"},
+        tags={"store": "http://me:hunter2@host"},
     )
-    assert "secret" not in json.dumps(client(handle).get_run(handle.run_id).to_dictionary())
+    assert "hunter2" not in json.dumps(client(handle).get_run(handle.run_id).to_dictionary())
 
 
 def test_a_run_names_its_experiment_its_parent_and_what_made_it(results_root):

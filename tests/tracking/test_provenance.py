@@ -24,7 +24,7 @@ def test_a_config_becomes_dotted_paths():
 
 
 def test_no_param_holds_a_password():
-    config = {"tracking": {"uri": "http://me:secret@host:5000"}, "mirrors": ["https://me:secret@a", "b"]}
+    config = {"tracking": {"uri": "http://me:hunter2@host:5000"}, "mirrors": ["https://me:hunter2@a", "b"]}
     assert dotted_params(config) == {"tracking.uri": "http://host:5000", "mirrors": '["https://a", "b"]'}
 
 

@@ -130,7 +130,7 @@ def test_a_description_says_what_a_run_is(base: TrainRun) -> None:
 def test_what_people_wrote_about_a_run_stays_when_it_goes_on(
     base: TrainRun, client: MlflowClient, record: Callable[..., RunHandle]
 ) -> None:
-    handle = record("noted", tags={}, description="from http://me:secret@host")
+    handle = record("noted", tags={}, description="from http://me:hunter2@host")
     assert client.get_run(handle.run_id).data.tags[NOTE] == "from http://host"
     client.set_tag(handle.run_id, NOTE, "the good one")
     record("noted", tags={}, description="again", run_id=handle.run_id)

@@ -123,11 +123,11 @@ def outage(monkeypatch):
     def log_batch(self, *args, **kwargs):
         send(self, *args, **kwargs)
         if Outage.on:
-            raise MlflowException("API request to http://me:secret@host failed")
+            raise MlflowException("API request to http://me:hunter2@host failed")
 
     def set_terminated(self, *args, **kwargs):
         if Outage.on:
-            raise MlflowException("API request to http://me:secret@host failed")
+            raise MlflowException("API request to http://me:hunter2@host failed")
         terminate(self, *args, **kwargs)
 
     monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
@@ -154,11 +154,11 @@ def test_how_a_run_ended_is_told_by_the_next_run_below_the_same_results(handle, 
     tracker.log_metrics({"loss": 0.5}, step=1)
     tracker.close()
     with pytest.raises(TrackingError):
-        end_run(handle, status="FAILED", reason="no disk at http://me:secret@host")
+        end_run(handle, status="FAILED", reason="no disk at http://me:hunter2@host")
     ended = time.time()
     outage.on = False
     assert run_status(handle) == "RUNNING"
-    assert "secret" not in "".join(path.read_text() for path in handle.folder.iterdir())
+    assert "hunter2" not in "".join(path.read_text() for path in handle.folder.iterdir())
     send_left_over(handle.uri, results_root=results_root)
     recorded = client(handle).get_run(handle.run_id)
     assert (recorded.info.status, recorded.data.tags["tats.error"]) == ("FAILED", "no disk at http://host")

@@ -23,12 +23,12 @@ def away(uri, results_root, **arguments) -> str:
         begin(results_root, config=TrackingConfig(uri=uri), **arguments)
     assert time.monotonic() - start < 10
     assert not any(name in os.environ for name in BOUNDS)
-    assert "secret" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_closed_port_is_told_with_the_way_out(results_root):
-    message = away("http://me:secret@127.0.0.1:9", results_root)
+    message = away("http://me:hunter2@127.0.0.1:9", results_root)
     assert message.startswith(
         "MLflow server http://127.0.0.1:9 does not answer: [Errno 111] Connection refused; start it"
     )
@@ -68,7 +68,7 @@ def server():
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_refuses_us_names_the_variables_to_set(server, results_root, status):
     server.status = status
-    message = away(f"http://me:secret@127.0.0.1:{server.server_port}", results_root)
+    message = away(f"http://me:hunter2@127.0.0.1:{server.server_port}", results_root)
     assert f"refuses this client ({status})" in message
     assert "MLFLOW_TRACKING_USERNAME" in message
 

@@ -46,7 +46,7 @@ class FakeStore:
         self.asked.set()
         assert self.open.wait(PATIENCE)
         if self.away:
-            raise OSError("http://me:secret@host is away")
+            raise OSError("http://me:hunter2@host is away")
 
     def history(self, name: str = "loss") -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in self.points if point.name == name]
@@ -120,7 +120,7 @@ def test_what_the_end_leaves_is_told_and_sent_by_the_next_process(
     log(own, range(3))
     own.close()
     assert f"lacks what waits in {tmp_path}/unsent*.jsonl" in caplog.text
-    assert "secret" not in caplog.text + (tmp_path / "unsent.jsonl").read_text()
+    assert "hunter2" not in caplog.text + (tmp_path / "unsent.jsonl").read_text()
     store.away = False
     resumed = tracker(store, tmp_path)
     log(resumed, range(1, 5))  # a stretch is trained again
