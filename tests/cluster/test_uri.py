@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tats_ray.cluster.train import check_cluster, run_on_ray
+from tats_ray.config.overrides import change
 from tats_ray.config.run import TrainRun
 from tats_ray.copies import where
 from tats_ray.driver import conduct, prepare
@@ -33,21 +34,21 @@ def run(
     return small_run("far", manifest=write_manifest(tmp_path / "videos"), results=tmp_path, knobs=knobs)
 
 
-def test_two_workers_go_on_from_a_uri_as_if_nothing_had_happened(run: TrainRun, tmp_path: Path) -> None:
+def test_two_workers_train_the_same_at_a_uri_and_go_on_from_it(run: TrainRun, tmp_path: Path) -> None:
     check_cluster(prepare(run)[0])
+    whole = conduct(change(run, [("results", str(tmp_path / "near"))]), run_on_ray)
     far = tmp_path / "store" / "far" / "0001"
     first = conduct(run, run_on_ray)
     assert where(first.launch.folder) == f"local://{far}"
-    last = far / "checkpoints" / "step_00000008"
-    wanted = {file.name: load_file(file) for file in last.glob("*.safetensors")}
-    assert wanted
     shutil.rmtree(tmp_path / "copies")
-    shutil.rmtree(last)
+    shutil.rmtree(far / "checkpoints" / "step_00000008")
     status = far / "status.json"
     status.write_text(status.read_text().replace("FINISHED", "KILLED"))
     again = conduct(run, run_on_ray)
     assert again.resumed_from is not None
     assert again.resumed_from.name == "step_00000006"
-    for name, module in wanted.items():
-        found = load_file(last / name)
-        assert all(torch.equal(value, found[key]) for key, value in module.items())
+    files = sorted((whole.launch.folder / "checkpoints" / "step_00000008").glob("*.safetensors"))
+    assert files
+    for file in files:
+        wanted, found = load_file(file), load_file(far / "checkpoints" / "step_00000008" / file.name)
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
