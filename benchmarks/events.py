@@ -23,8 +23,8 @@ from torch import Tensor
 
 from tats_ray.data.clips import Clip, ClipConfig, load_center_clip
 from tats_ray.data.manifest import Manifest, VideoRecord
-from tats_ray.data.synthetic import SpriteTracks, require_truth
-from tats_ray.data.timeline import TIME_TOLERANCE
+from tats_ray.data.synthetic import SpriteTracks, require_truth, shown_frames
+from tats_ray.evaluation.accuracy import accuracy
 from tats_ray.evaluation.probes import AttentiveConfig, attentive_scores
 from tats_ray.evaluation.ridge import RidgeConfig, ridge_scores
 from tats_ray.geometry import TokenGrid
@@ -88,19 +88,22 @@ def main() -> None:
     load = partial(FrozenEncoder.load, device=torch.device("cpu"), num_frames=options.frames)
     encoders = [load(place) for place in options.checkpoint]
     for frozen in encoders:
-        if (found := frozen.run.data.crop_size) != options.pixels:
-            parser.error(f"{frozen.folder} was trained on crops of {found} pixels, got --pixels {options.pixels}")
+        if (size := frozen.run.data.crop_size) != options.pixels:
+            parser.error(f"{frozen.folder} was trained on crops of {size} pixels, got --pixels {options.pixels}")
+        if frozen.grid.time != grid.time:
+            parser.error(f"{frozen.folder} has tokens of {options.frames // frozen.grid.time} frames, not {TUBELET}")
     config = ClipConfig(num_frames=options.frames, frame_stride=1, crop_size=options.pixels)
     train, test = (Videos.read(path, config) for path in (options.train, options.test))
     print(f"{len(test.first)} test videos, {len(test.axis)} slots of them with motion")
     print(f"{'order':>7} {'axis':>7} {'attentive':>10}")
     for name, made, judged in features(train, test, grid=grid, encoders=encoders):
-        order = share_right(ridge(made.mean(2).flatten(1), train.first, judged.mean(2).flatten(1)), test.first)
+        order = ridge(made.mean(2).flatten(1), train.first, judged.mean(2).flatten(1))
         slots, others = made[train.moving], judged[test.moving]  # [slots that count, tokens, dim]
-        axis = share_right(ridge(slots.mean(1), train.axis, others.mean(1)), test.axis)
-        several = slots.shape[1] > 1
-        looked = f"{share_right(attentive(slots, train.axis, others), test.axis):.3f}" if several else ""
-        print(f"{order:7.3f} {axis:7.3f} {looked:>10}  {name}", flush=True)
+        found = [(order, test.first), (ridge(slots.mean(1), train.axis, others.mean(1)), test.axis)]
+        if slots.shape[1] > 1:
+            found.append((attentive(slots, train.axis, others), test.axis))
+        shares = [f"{accuracy(scores, truth, resamples=1).top1:.3f}" for scores, truth in found]
+        print("{:>7} {:>7} {:>10}  {}".format(*shares, *[""] * (3 - len(shares)), name), flush=True)
 
 
 def features(
@@ -126,16 +129,11 @@ def tokens(frozen: FrozenEncoder, videos: Tensor) -> Tensor:
     return torch.cat(encoded).unflatten(1, (frozen.grid.time, -1))
 
 
-def share_right(scores: Tensor, truth: Tensor) -> float:
-    """Return the accuracy of the better-scored class."""
-    return (scores.argmax(1) == truth).float().mean().item()
-
-
 def travel(record: VideoRecord, clip: Clip) -> Tensor:
     """Return how far movers go in a frame of each slot along x and along y, from the ground truth: [slots, 2]."""
+    assert record.truth is not None  # as require_truth found
     tracks = SpriteTracks.load(record.truth)
-    frames = np.floor(np.array(clip.times) * record.fps + TIME_TOLERANCE).astype(np.int64)
-    places = np.stack([tracks.x, tracks.y], axis=2)[frames][:, tracks.moving]  # [frames, movers, 2]
+    places = np.stack([tracks.x, tracks.y], axis=2)[shown_frames(record, clip)][:, tracks.moving]  # [frames, movers, 2]
     steps = np.abs(np.diff(places, axis=0, prepend=places[:1])).mean(1)
     return torch.from_numpy(steps).unflatten(0, (-1, TUBELET)).mean(1)
 

@@ -207,8 +207,13 @@ def token_truth(
     Returns:
         Two float32 arrays [tokens] of shares in [0, 1], of movers and of twins that no mover covers.
     """
-    frames = np.floor(np.array(clip.times) * record.fps + TIME_TOLERANCE).astype(np.int64)
+    frames = shown_frames(record, clip)
     return token_shares(SpriteTracks.load(path), frames=frames, crop=clip.crop, flipped=clip.flipped, grid=grid)
+
+
+def shown_frames(record: VideoRecord, clip: Clip) -> np.ndarray:
+    """Return which frames of a synthetic video a clip shows, by its times: int64 [frames of the clip]."""
+    return np.floor(np.array(clip.times) * record.fps + TIME_TOLERANCE).astype(np.int64)
 
 
 def token_shares(
